@@ -1,0 +1,283 @@
+"""The configuration: TOML once, then frozen objects that are passed down.
+
+    listen = "mqtt://127.0.0.1:1883"
+    data = "/var/lib/sluicegate"
+    log_level = "info"
+
+    [stream.mqtt]                     # any number; what Kafka calls a topic
+    partitions = 3
+    retention_bytes = "2 GiB"         # of all its partitions together; default: no bound
+    retention_age = "7 days"          # default: no bound
+    keep_unreplicated = true          # retention waits for the upstreams
+
+    [[route]]                         # the first whose filter matches
+    filter = "plant/+/telemetry"
+    stream = "mqtt"
+    key = "client-id"                 # or "topic-level:1" (plant is level 0) or "constant:x"
+
+    [upstream.central]
+    url = "kafka://kafka-1:9092,kafka-2:9092"
+    streams = ["mqtt"]                # default: all
+    linger_ms = 50
+
+    [limits]                          # the names of gateway/limits.py
+    [log]                             # the names of log/limits.py
+
+What no route matches goes to the stream `mqtt` by client id. Flags override the file. Never reads
+the environment except in `default_data_directory`, which is given it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from gateway.config_reader import Document, Table
+from gateway.errors import ConfigInvalid, Problem, UrlInvalid, UsageInvalid
+from gateway.limits import DEFAULT_MQTT_PORT, MqttLimits
+from gateway.mqtt.errors import TopicFilterInvalid
+from gateway.mqtt.topics import check_topic_filter
+from gateway.routing import ClientIdKey, Key, RouteRule, parse_key
+from gateway.urls import Address, parse_listen, parse_upstream
+from log.limits import LogLimits
+
+DEFAULT_STREAM: Final = "mqtt"
+DEFAULT_PARTITION_COUNT: Final = 3
+PARTITION_COUNT_MAX: Final = 1_000
+DEFAULT_LISTEN: Final = Address(host="127.0.0.1", port=DEFAULT_MQTT_PORT)
+DEFAULT_UPSTREAM: Final = "central"
+_LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+# Kafka's rule for topic names, which a stream's becomes; the slash and ".." stay out of paths.
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamConfig:
+    name: str
+    partition_count: int = DEFAULT_PARTITION_COUNT
+    retention_bytes_max: int | None = None
+    retention_age_ms_max: int | None = None
+    keep_unreplicated: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamSettings:
+    name: str
+    addresses: tuple[Address, ...]
+    streams: tuple[str, ...] = ()
+    """Empty: all streams."""
+    linger_ms: int = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayConfig:
+    """Everything the composition root needs; what the file does not say is at its default."""
+
+    data: Path
+    listen: Address = DEFAULT_LISTEN
+    log_level: str = "info"
+    streams: tuple[StreamConfig, ...] = (StreamConfig(name=DEFAULT_STREAM),)
+    routes: tuple[RouteRule, ...] = ()
+    upstreams: tuple[UpstreamSettings, ...] = ()
+    limits: MqttLimits = field(default_factory=MqttLimits)
+    log: LogLimits = field(default_factory=LogLimits)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    """What the command line says; None: nothing."""
+
+    config: Path | None = None
+    listen: str | None = None
+    data: Path | None = None
+    upstream: str | None = None
+
+
+def default_data_directory(environment: Mapping[str, str], *, is_root: bool) -> Path:
+    """$STATE_DIRECTORY (systemd), /var/lib for root, else the XDG state directory."""
+    if state := environment.get("STATE_DIRECTORY"):
+        return Path(state.split(":")[0])
+    if is_root:
+        return Path("/var/lib/sluicegate")
+    home = environment.get("XDG_STATE_HOME") or str(
+        Path(environment.get("HOME", "/")) / ".local" / "state"
+    )
+    return Path(home) / "sluicegate"
+
+
+def load(flags: Flags, *, default_data: Path) -> GatewayConfig:
+    """The file, if one is named, with the flags over it. Raises UsageInvalid's tree."""
+    config = GatewayConfig(data=default_data)
+    if flags.config is not None:
+        config = read_file(flags.config, default_data=default_data)
+    if flags.listen is not None:
+        config = replace(config, listen=parse_listen(flags.listen))
+    if flags.data is not None:
+        config = replace(config, data=flags.data)
+    if flags.upstream is not None:
+        config = replace(config, upstreams=_override(config.upstreams, flags.upstream))
+    return config
+
+
+def _override(upstreams: tuple[UpstreamSettings, ...], url: str) -> tuple[UpstreamSettings, ...]:
+    addresses = parse_upstream(url)
+    if len(upstreams) > 1:
+        names = ", ".join(upstream.name for upstream in upstreams)
+        raise UsageInvalid(
+            f"--upstream cannot say which of the file's upstreams it is for ({names}). "
+            "Change the url in the file instead"
+        )
+    if not upstreams:
+        return (UpstreamSettings(name=DEFAULT_UPSTREAM, addresses=addresses),)
+    return (replace(upstreams[0], addresses=addresses),)
+
+
+def read_file(path: Path, *, default_data: Path) -> GatewayConfig:
+    """Raises ConfigInvalid with everything that is wrong in the file."""
+    document = Document.read(path)
+    config = _read(document, default_data)
+    if document.problems:
+        raise ConfigInvalid(document.problems)
+    return config
+
+
+def _read(document: Document, default_data: Path) -> GatewayConfig:
+    root = document.root
+    listen = _listen(root)
+    data = Path(root.string("data", str(default_data), example="/var/lib/sluicegate"))
+    log_level = _choice(root, "log_level", "info", _LOG_LEVELS)
+    streams = _streams(root.table("stream"))
+    routes = _routes(root, streams)
+    streams.setdefault(DEFAULT_STREAM, StreamConfig(name=DEFAULT_STREAM))
+    upstreams = _upstreams(root.table("upstream"), streams)
+    limits_table, log_table = root.table("limits"), root.table("log")
+    limits = limits_table.limits(MqttLimits, MqttLimits())
+    log = log_table.limits(LogLimits, LogLimits())
+    for table in (limits_table, log_table, root):
+        table.close()
+    return GatewayConfig(
+        listen=listen,
+        data=data if data.is_absolute() else document.path.parent / data,
+        log_level=log_level,
+        streams=tuple(streams.values()),
+        routes=routes,
+        upstreams=upstreams,
+        limits=limits,
+        log=log,
+    )
+
+
+def _listen(root: Table) -> Address:
+    url = root.string("listen", f"mqtt://{DEFAULT_LISTEN}", example="mqtt://0.0.0.0:1883")
+    try:
+        return parse_listen(url)
+    except UrlInvalid as error:
+        root.problem("listen", f"listen = {url!r} is no address", str(error))
+        return DEFAULT_LISTEN
+
+
+def _choice(table: Table, key: str, default: str, choices: tuple[str, ...]) -> str:
+    value = table.string(key, default, example=default)
+    if value not in choices:
+        table.problem(key, f"{key} = {value!r} is unknown", f"One of: {', '.join(choices)}")
+        return default
+    return value
+
+
+def _streams(parent: Table) -> dict[str, StreamConfig]:
+    streams: dict[str, StreamConfig] = {}
+    for name, table in parent.tables():
+        if not _NAME.fullmatch(name) or name in (".", ".."):
+            parent.problem(
+                name,
+                f"{name!r} is no name for a stream",
+                "Up to 200 letters, digits, dots, dashes and underscores, as Kafka's topics",
+            )
+        streams[name] = StreamConfig(
+            name=name,
+            partition_count=table.integer(
+                "partitions", DEFAULT_PARTITION_COUNT, least=1, most=PARTITION_COUNT_MAX
+            ),
+            retention_bytes_max=table.quantity("retention_bytes", None, "bytes"),
+            retention_age_ms_max=table.quantity("retention_age", None, "ms"),
+            keep_unreplicated=table.boolean("keep_unreplicated", True),
+        )
+        table.close()
+    return streams
+
+
+def _routes(root: Table, streams: Mapping[str, StreamConfig]) -> tuple[RouteRule, ...]:
+    routes: list[RouteRule] = []
+    for table in root.list_of_tables("route"):
+        if not table.has("filter"):
+            table.problem("filter", "this route has no filter", 'Write filter = "plant/+/temp"')
+        topic_filter = table.string("filter", "#", example="plant/+/temp")
+        try:
+            check_topic_filter(topic_filter)
+        except TopicFilterInvalid as error:
+            table.problem(
+                "filter",
+                f"filter = {topic_filter!r} is no MQTT topic filter: {error}",
+                "+ stands for one whole level, # for the rest and only at the end",
+            )
+        stream = table.string("stream", DEFAULT_STREAM, example=DEFAULT_STREAM)
+        if stream != DEFAULT_STREAM and stream not in streams:
+            known = ", ".join(sorted({*streams, DEFAULT_STREAM}))
+            table.problem(
+                "stream",
+                f"stream = {stream!r} is not defined",
+                f"Add [stream.{stream}], or use one of: {known}",
+            )
+        routes.append(RouteRule(topic_filter=topic_filter, stream=stream, key=_key(table)))
+        table.close()
+    return tuple(routes)
+
+
+def _key(table: Table) -> Key:
+    text = table.string("key", "client-id", example="client-id")
+    try:
+        return parse_key(text)
+    except ValueError:
+        table.problem(
+            "key",
+            f"key = {text!r} says no key",
+            'Write "client-id", "topic-level:N" (N counts from 0) or "constant:TEXT"',
+        )
+        return ClientIdKey()
+
+
+def _upstreams(parent: Table, streams: Mapping[str, StreamConfig]) -> tuple[UpstreamSettings, ...]:
+    upstreams: list[UpstreamSettings] = []
+    for name, table in parent.tables():
+        if not _NAME.fullmatch(name):
+            parent.problem(
+                name, f"{name!r} is no name", "Letters, digits, dots, dashes, underscores"
+            )
+        example = "kafka://kafka-1:9092"
+        if not table.has("url"):
+            table.problem("url", "this upstream has no url", f'Write url = "{example}"')
+        url = table.string("url", example, example=example)
+        try:
+            addresses = parse_upstream(url)
+        except UrlInvalid as error:
+            table.problem("url", f"url = {url!r} is no address", str(error))
+            addresses = ()
+        wanted = table.strings("streams", ())
+        for each in wanted:
+            if each not in streams:
+                known = ", ".join(sorted(streams))
+                table.problem("streams", f"stream {each!r} is not defined", f"One of: {known}")
+        linger_ms = table.integer("linger_ms", 50, most=60_000)
+        table.close()
+        upstreams.append(
+            UpstreamSettings(name=name, addresses=addresses, streams=wanted, linger_ms=linger_ms)
+        )
+    return tuple(upstreams)
+
+
+def describe_problem(problem: Problem) -> str:
+    """One problem as lines for a terminal."""
+    return f"{problem.place}\n    {problem.wrong}\n    {problem.right}"

@@ -1,0 +1,81 @@
+"""Every limit of MQTT and its connections, in one place, with its reason.
+
+The log's are in log/limits.py, the bridge's in bridge/limits.py, the device table's in
+devices/limits.py. All of these can be set in the configuration's [limits] table by these names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MqttLimits:
+    """What one client, and all of them together, may take of the gateway."""
+
+    connections_max: int = 10_000
+    """Open connections. Each costs some 6 KiB of memory and a file descriptor."""
+
+    connect_timeout_ms: int = 10_000
+    """Time from TCP accept to a whole CONNECT. A slot that says nothing is not held for longer."""
+
+    connect_bytes_max: int = 64 * KIB
+    """Size of a CONNECT, checked on its Remaining Length before anything is buffered: before a
+    client is known it can make us hold no more than this."""
+
+    packet_bytes_max: int = 1 * MIB
+    """Size of any other packet; told to 5.0 clients as Maximum Packet Size. A record must fit into
+    Kafka's default message.max.bytes."""
+
+    keep_alive_s_max: int = 3_600
+    """Longest keep-alive a client may choose; 5.0 clients are told the lower one. A client that
+    asks for none, or for more, could hold a slot for ever (SlowITe)."""
+
+    client_id_bytes_max: int = 256
+    """The client id is the default key of every record, so it is stored and sent each time."""
+
+    topic_bytes_max: int = 4 * KIB
+    """Length of a topic name or filter; it is stored in a header of every record."""
+
+    topic_levels_max: int = 64
+    """Levels of a topic or filter. Matching walks a trie by level; 65,000 slashes once crashed a
+    broker."""
+
+    receive_max: int = 1_000
+    """QoS 1 and 2 messages of one client that are not acknowledged yet. 5.0 clients are told; a
+    3.1.1 client that goes beyond it is not read until acknowledgements are out."""
+
+    topic_alias_max: int = 64
+    """Topic aliases of one 5.0 client."""
+
+    subscriptions_max: int = 100
+    """Filters of one client."""
+
+    subscribe_filters_max: int = 100
+    """Filters in one SUBSCRIBE or UNSUBSCRIBE."""
+
+    user_properties_max: int = 64
+    """User properties of one packet; those of a PUBLISH become headers of its record."""
+
+    session_expiry_s_max: int = 7 * 24 * 3_600
+    """Longest life of a session without a connection, whatever the client asks for."""
+
+    sessions_max: int = 100_000
+    """Sessions that are kept, connected or not."""
+
+    delivery_in_flight_max: int = 100
+    """QoS 1 and 2 messages sent to one subscriber and not acknowledged."""
+
+    delivery_queue_bytes_max: int = 1 * MIB
+    """Messages that wait for one subscriber. A slow one loses QoS 0 messages above it (counted)."""
+
+    write_buffer_bytes_max: int = 256 * KIB
+    """Bytes given to one connection's transport and not taken by its peer; above it, deliveries
+    to it wait."""
+
+
+DEFAULT_MQTT_PORT = 1883
+"""The port registered for MQTT over TCP (MQTT 5.0, 4.2)."""

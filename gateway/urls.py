@@ -1,0 +1,61 @@
+"""The addresses a person writes: mqtt://HOST:PORT and kafka://HOST:PORT[,HOST:PORT]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.errors import UrlInvalid
+from gateway.limits import DEFAULT_MQTT_PORT
+
+_DEFAULT_KAFKA_PORT = 9092
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_listen(url: str) -> Address:
+    """Raises UrlInvalid."""
+    return _split(url, _after_scheme(url, "mqtt", "mqtt://127.0.0.1:1883"), DEFAULT_MQTT_PORT, 0)
+
+
+def parse_upstream(url: str) -> tuple[Address, ...]:
+    """Raises UrlInvalid."""
+    rest = _after_scheme(url, "kafka", "kafka://kafka-1:9092,kafka-2:9092")
+    return tuple(_split(url, each, _DEFAULT_KAFKA_PORT, 1) for each in rest.split(","))
+
+
+def _after_scheme(url: str, wanted: str, example: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        raise UrlInvalid(f"{url!r} does not begin with {wanted}://. Write it as {example}")
+    if scheme != wanted:
+        raise UrlInvalid(f"{url!r}: {scheme}:// is not supported here. Write it as {example}")
+    rest = rest.rstrip("/")
+    if not rest or any(each in rest for each in "/?#@ "):
+        raise UrlInvalid(f"{url!r} has no host and port, or more than that. Write it as {example}")
+    return rest
+
+
+def _split(url: str, text: str, default_port: int, port_min: int) -> Address:
+    if text.startswith("["):
+        host, bracket, port = text[1:].partition("]")
+        if not bracket or (port and not port.startswith(":")):
+            raise UrlInvalid(f"{url!r}: an IPv6 address stands in brackets. Write it as [::1]:1883")
+        port = port[1:]
+    else:
+        host, _, port = text.partition(":")
+        if ":" in port:
+            raise UrlInvalid(f"{url!r}: an IPv6 address stands in brackets. Write it as [::1]:1883")
+    if not host:
+        raise UrlInvalid(f"{url!r} names no host. Write 0.0.0.0 for every interface")
+    if not port:
+        return Address(host=host, port=default_port)
+    if not port.isascii() or not port.isdigit() or not port_min <= int(port) <= 65535:
+        raise UrlInvalid(f"{url!r}: {port!r} is no port. A port is a number up to 65535")
+    return Address(host=host, port=int(port))
