@@ -18,7 +18,9 @@
     [upstream.central]
     url = "kafka://kafka-1:9092,kafka-2:9092"
     streams = ["mqtt"]                # default: all
-    linger_ms = 50
+    topic = "{stream}"                # may hold {stream}, {site} and {gateway}
+    linger_ms = 50                    # how long a live record may wait for company
+    replication_factor = 3            # of topics it makes; default: the cluster's
 
     [limits]                          # the names of gateway/limits.py
     [log]                             # the names of log/limits.py
@@ -33,15 +35,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from bridge.config import Address, UpstreamConfig
+from bridge.errors import ConfigError
+from bridge.limits import BridgeLimits
 from gateway.config_reader import Document, Table
 from gateway.errors import ConfigInvalid, Problem, UrlInvalid, UsageInvalid
 from gateway.limits import DEFAULT_MQTT_PORT, MqttLimits
 from gateway.mqtt.errors import TopicFilterInvalid
 from gateway.mqtt.topics import check_topic_filter
 from gateway.routing import ClientIdKey, Key, RouteRule, parse_key
-from gateway.urls import Address, parse_listen, parse_upstream
+from gateway.urls import parse_listen, parse_upstream
 from log.limits import LogLimits
 
 DEFAULT_STREAM: Final = "mqtt"
@@ -64,15 +69,6 @@ class StreamConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamSettings:
-    name: str
-    addresses: tuple[Address, ...]
-    streams: tuple[str, ...] = ()
-    """Empty: all streams."""
-    linger_ms: int = 50
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig:
     """Everything the composition root needs; what the file does not say is at its default."""
 
@@ -81,7 +77,7 @@ class GatewayConfig:
     log_level: str = "info"
     streams: tuple[StreamConfig, ...] = (StreamConfig(name=DEFAULT_STREAM),)
     routes: tuple[RouteRule, ...] = ()
-    upstreams: tuple[UpstreamSettings, ...] = ()
+    upstreams: tuple[UpstreamConfig, ...] = ()
     limits: MqttLimits = field(default_factory=MqttLimits)
     log: LogLimits = field(default_factory=LogLimits)
 
@@ -122,7 +118,7 @@ def load(flags: Flags, *, default_data: Path) -> GatewayConfig:
     return config
 
 
-def _override(upstreams: tuple[UpstreamSettings, ...], url: str) -> tuple[UpstreamSettings, ...]:
+def _override(upstreams: tuple[UpstreamConfig, ...], url: str) -> tuple[UpstreamConfig, ...]:
     addresses = parse_upstream(url)
     if len(upstreams) > 1:
         names = ", ".join(upstream.name for upstream in upstreams)
@@ -131,8 +127,8 @@ def _override(upstreams: tuple[UpstreamSettings, ...], url: str) -> tuple[Upstre
             "Change the url in the file instead"
         )
     if not upstreams:
-        return (UpstreamSettings(name=DEFAULT_UPSTREAM, addresses=addresses),)
-    return (replace(upstreams[0], addresses=addresses),)
+        return (UpstreamConfig(name=DEFAULT_UPSTREAM, bootstrap=addresses),)
+    return (replace(upstreams[0], bootstrap=addresses),)
 
 
 def read_file(path: Path, *, default_data: Path) -> GatewayConfig:
@@ -153,11 +149,9 @@ def _read(document: Document, default_data: Path) -> GatewayConfig:
     routes = _routes(root, streams)
     streams.setdefault(DEFAULT_STREAM, StreamConfig(name=DEFAULT_STREAM))
     upstreams = _upstreams(root.table("upstream"), streams)
-    limits_table, log_table = root.table("limits"), root.table("log")
-    limits = limits_table.limits(MqttLimits, MqttLimits())
-    log = log_table.limits(LogLimits, LogLimits())
-    for table in (limits_table, log_table, root):
-        table.close()
+    limits = root.limits_table("limits", MqttLimits, MqttLimits())
+    log = root.limits_table("log", LogLimits, LogLimits())
+    root.close()
     return GatewayConfig(
         listen=listen,
         data=data if data.is_absolute() else document.path.parent / data,
@@ -249,33 +243,44 @@ def _key(table: Table) -> Key:
         return ClientIdKey()
 
 
-def _upstreams(parent: Table, streams: Mapping[str, StreamConfig]) -> tuple[UpstreamSettings, ...]:
-    upstreams: list[UpstreamSettings] = []
-    for name, table in parent.tables():
-        if not _NAME.fullmatch(name):
-            parent.problem(
-                name, f"{name!r} is no name", "Letters, digits, dots, dashes, underscores"
-            )
-        example = "kafka://kafka-1:9092"
-        if not table.has("url"):
-            table.problem("url", "this upstream has no url", f'Write url = "{example}"')
-        url = table.string("url", example, example=example)
-        try:
-            addresses = parse_upstream(url)
-        except UrlInvalid as error:
-            table.problem("url", f"url = {url!r} is no address", str(error))
-            addresses = ()
-        wanted = table.strings("streams", ())
-        for each in wanted:
-            if each not in streams:
-                known = ", ".join(sorted(streams))
-                table.problem("streams", f"stream {each!r} is not defined", f"One of: {known}")
-        linger_ms = table.integer("linger_ms", 50, most=60_000)
-        table.close()
-        upstreams.append(
-            UpstreamSettings(name=name, addresses=addresses, streams=wanted, linger_ms=linger_ms)
+def _upstreams(parent: Table, streams: Mapping[str, StreamConfig]) -> tuple[UpstreamConfig, ...]:
+    upstreams = (_upstream(name, table, streams) for name, table in parent.tables())
+    return tuple(upstream for upstream in upstreams if upstream is not None)
+
+
+def _upstream(
+    name: str, table: Table, streams: Mapping[str, StreamConfig]
+) -> UpstreamConfig | None:
+    example = "kafka://kafka-1:9092"
+    if not table.has("url"):
+        table.problem("url", "this upstream has no url", f'Write url = "{example}"')
+    url = table.string("url", example, example=example)
+    wanted = table.strings("streams", ())
+    for each in wanted:
+        if each not in streams:
+            known = ", ".join(sorted(streams))
+            table.problem("streams", f"stream {each!r} is not defined", f"One of: {known}")
+    options: dict[str, Any] = {
+        "topic_template": table.string("topic", "{stream}", example="{site}.{stream}"),
+        "site": table.string("site", "", example="plant-7"),
+        "gateway": table.string("gateway", "", example="gw-1"),
+        "linger_ms": table.integer("linger_ms", 50, most=60_000),
+        "replication_factor": table.integer("replication_factor", 0, least=1, most=100) or None,
+        "limits": table.limits_table("limits", BridgeLimits, BridgeLimits()),
+    }
+    table.close()
+    try:
+        addresses = parse_upstream(url)
+    except UrlInvalid as error:
+        table.problem("url", f"url = {url!r} is no address", str(error))
+        return None
+    try:
+        return UpstreamConfig(
+            name=name, bootstrap=addresses, streams=frozenset(wanted) or None, **options
         )
-    return tuple(upstreams)
+    except ConfigError as error:
+        table.problem("topic", str(error), "Kafka takes letters, digits, dots, dashes, underscores")
+        return None
 
 
 def describe_problem(problem: Problem) -> str:

@@ -204,15 +204,14 @@ class Table:
             return []
         return [Table(self.document, f"{key}#{i}", each) for i, each in enumerate(value, start=1)]
 
-    def limits(self, kind: type[L], default: L) -> L:
-        """A dataclass of whole numbers, each of its fields a key."""
-        changes = {}
-        for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-            if self.has(field.name):
-                changes[field.name] = self.integer(
-                    field.name, getattr(default, field.name), least=1
-                )
-            self._known.append(field.name)
+    def limits_table(self, key: str, kind: type[L], default: L) -> L:
+        """A sub-table whose keys are the fields of a dataclass of whole numbers."""
+        table = self.table(key)
+        changes = {
+            field.name: table.integer(field.name, getattr(default, field.name), least=1)
+            for field in dataclasses.fields(kind)  # type: ignore[arg-type]
+        }
+        table.close()
         return dataclasses.replace(default, **changes)  # type: ignore[type-var]
 
     def close(self) -> None:

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from bridge.config import Address
 from gateway.errors import UrlInvalid
 from gateway.limits import DEFAULT_MQTT_PORT
 
 _DEFAULT_KAFKA_PORT = 9092
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def parse_listen(url: str) -> Address:
