@@ -6,7 +6,7 @@
 
     [stream.mqtt]                     # any number; what Kafka calls a topic
     partitions = 3
-    retention_bytes = "2 GiB"         # of all its partitions together; default: no bound
+    retention_bytes = "2 GiB"         # of each partition; default: no bound
     retention_age = "7 days"          # default: no bound
     keep_unreplicated = true          # retention waits for the upstreams
 
@@ -31,7 +31,6 @@ the environment except in `default_data_directory`, which is given it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -48,24 +47,17 @@ from gateway.mqtt.topics import check_topic_filter
 from gateway.routing import ClientIdKey, Key, RouteRule, parse_key
 from gateway.urls import parse_listen, parse_upstream
 from log.limits import LogLimits
+from log.streams import Retention, StreamSpec, name_problem
 
 DEFAULT_STREAM: Final = "mqtt"
 DEFAULT_PARTITION_COUNT: Final = 3
 PARTITION_COUNT_MAX: Final = 1_000
 DEFAULT_LISTEN: Final = Address(host="127.0.0.1", port=DEFAULT_MQTT_PORT)
 DEFAULT_UPSTREAM: Final = "central"
+_DEFAULT_STREAM_SPEC: Final = StreamSpec(
+    name=DEFAULT_STREAM, partition_count=DEFAULT_PARTITION_COUNT
+)
 _LOG_LEVELS: Final = ("debug", "info", "warning", "error")
-# Kafka's rule for topic names, which a stream's becomes; the slash and ".." stay out of paths.
-_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,200}")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StreamConfig:
-    name: str
-    partition_count: int = DEFAULT_PARTITION_COUNT
-    retention_bytes_max: int | None = None
-    retention_age_ms_max: int | None = None
-    keep_unreplicated: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +67,7 @@ class GatewayConfig:
     data: Path
     listen: Address = DEFAULT_LISTEN
     log_level: str = "info"
-    streams: tuple[StreamConfig, ...] = (StreamConfig(name=DEFAULT_STREAM),)
+    streams: tuple[StreamSpec, ...] = (_DEFAULT_STREAM_SPEC,)
     routes: tuple[RouteRule, ...] = ()
     upstreams: tuple[UpstreamConfig, ...] = ()
     limits: MqttLimits = field(default_factory=MqttLimits)
@@ -147,7 +139,7 @@ def _read(document: Document, default_data: Path) -> GatewayConfig:
     log_level = _choice(root, "log_level", "info", _LOG_LEVELS)
     streams = _streams(root.table("stream"))
     routes = _routes(root, streams)
-    streams.setdefault(DEFAULT_STREAM, StreamConfig(name=DEFAULT_STREAM))
+    streams.setdefault(DEFAULT_STREAM, _DEFAULT_STREAM_SPEC)
     upstreams = _upstreams(root.table("upstream"), streams)
     limits = root.limits_table("limits", MqttLimits, MqttLimits())
     log = root.limits_table("log", LogLimits, LogLimits())
@@ -181,29 +173,32 @@ def _choice(table: Table, key: str, default: str, choices: tuple[str, ...]) -> s
     return value
 
 
-def _streams(parent: Table) -> dict[str, StreamConfig]:
-    streams: dict[str, StreamConfig] = {}
+def _streams(parent: Table) -> dict[str, StreamSpec]:
+    streams: dict[str, StreamSpec] = {}
     for name, table in parent.tables():
-        if not _NAME.fullmatch(name) or name in (".", ".."):
+        if name_problem(name):
             parent.problem(
                 name,
                 f"{name!r} is no name for a stream",
-                "Up to 200 letters, digits, dots, dashes and underscores, as Kafka's topics",
+                "Letters, digits, dots, dashes and underscores, as in Kafka's topics",
             )
-        streams[name] = StreamConfig(
+            name = DEFAULT_STREAM
+        streams[name] = StreamSpec(
             name=name,
             partition_count=table.integer(
                 "partitions", DEFAULT_PARTITION_COUNT, least=1, most=PARTITION_COUNT_MAX
             ),
-            retention_bytes_max=table.quantity("retention_bytes", None, "bytes"),
-            retention_age_ms_max=table.quantity("retention_age", None, "ms"),
-            keep_unreplicated=table.boolean("keep_unreplicated", True),
+            retention=Retention(
+                bytes_max=table.quantity("retention_bytes", None, "bytes"),
+                age_ms_max=table.quantity("retention_age", None, "ms"),
+                keep_unreplicated=table.boolean("keep_unreplicated", True),
+            ),
         )
         table.close()
     return streams
 
 
-def _routes(root: Table, streams: Mapping[str, StreamConfig]) -> tuple[RouteRule, ...]:
+def _routes(root: Table, streams: Mapping[str, StreamSpec]) -> tuple[RouteRule, ...]:
     routes: list[RouteRule] = []
     for table in root.list_of_tables("route"):
         if not table.has("filter"):
@@ -243,14 +238,12 @@ def _key(table: Table) -> Key:
         return ClientIdKey()
 
 
-def _upstreams(parent: Table, streams: Mapping[str, StreamConfig]) -> tuple[UpstreamConfig, ...]:
+def _upstreams(parent: Table, streams: Mapping[str, StreamSpec]) -> tuple[UpstreamConfig, ...]:
     upstreams = (_upstream(name, table, streams) for name, table in parent.tables())
     return tuple(upstream for upstream in upstreams if upstream is not None)
 
 
-def _upstream(
-    name: str, table: Table, streams: Mapping[str, StreamConfig]
-) -> UpstreamConfig | None:
+def _upstream(name: str, table: Table, streams: Mapping[str, StreamSpec]) -> UpstreamConfig | None:
     example = "kafka://kafka-1:9092"
     if not table.has("url"):
         table.problem("url", "this upstream has no url", f'Write url = "{example}"')
