@@ -40,7 +40,7 @@ from bridge.config import Address, UpstreamConfig
 from bridge.errors import ConfigError
 from bridge.limits import BridgeLimits
 from gateway.config_reader import Document, Table
-from gateway.errors import ConfigInvalid, Problem, UrlInvalid, UsageInvalid
+from gateway.errors import UrlInvalid, UsageInvalid
 from gateway.limits import DEFAULT_MQTT_PORT, MqttLimits
 from gateway.mqtt.errors import TopicFilterInvalid
 from gateway.mqtt.topics import check_topic_filter
@@ -127,8 +127,7 @@ def read_file(path: Path, *, default_data: Path) -> GatewayConfig:
     """Raises ConfigInvalid with everything that is wrong in the file."""
     document = Document.read(path)
     config = _read(document, default_data)
-    if document.problems:
-        raise ConfigInvalid(document.problems)
+    document.raise_problems()
     return config
 
 
@@ -274,8 +273,3 @@ def _upstream(name: str, table: Table, streams: Mapping[str, StreamSpec]) -> Ups
     except ConfigError as error:
         table.problem("topic", str(error), "Kafka takes letters, digits, dots, dashes, underscores")
         return None
-
-
-def describe_problem(problem: Problem) -> str:
-    """One problem as lines for a terminal."""
-    return f"{problem.place}\n    {problem.wrong}\n    {problem.right}"

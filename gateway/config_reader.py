@@ -71,11 +71,16 @@ class Document:
                 ]
             ) from error
 
-    def place(self, table: str, key: str) -> str:
-        """File, line if the key is found as plain text, and table."""
+    def add_problem(self, table: str, key: str, wrong: str, right: str) -> None:
         line = self._line(table, key)
         where = f"{self.path}:{line}" if line else str(self.path)
-        return f"{where}, in [{table}]" if table else where
+        place = f"{where}, in [{table}]" if table else where
+        self.problems.append(Problem(place=place, line=line, wrong=wrong, right=right))
+
+    def raise_problems(self) -> None:
+        """Raises ConfigInvalid with all problems, in the order of the file, if there are any."""
+        if self.problems:
+            raise ConfigInvalid(sorted(self.problems, key=lambda problem: problem.line or 0))
 
     def _line(self, table: str, key: str) -> int | None:
         inside = ""
@@ -115,9 +120,7 @@ class Table:
         self._known: list[str] = []
 
     def problem(self, key: str, wrong: str, right: str) -> None:
-        self.document.problems.append(
-            Problem(place=self.document.place(self.name, key), wrong=wrong, right=right)
-        )
+        self.document.add_problem(self.name, key, wrong, right)
 
     def has(self, key: str) -> bool:
         return key in self._values

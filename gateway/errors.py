@@ -40,6 +40,7 @@ class Problem:
 
     place: str
     """File, line where it is known, and table."""
+    line: int | None = None
     wrong: str
     right: str
 
