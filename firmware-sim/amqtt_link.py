@@ -11,7 +11,7 @@ import contextlib
 from typing import Any, TypeAlias
 
 from amqtt.adapters import StreamReaderAdapter
-from amqtt.errors import AMQTTError
+from amqtt.errors import AMQTTError, MQTTError, NoDataError
 from amqtt.mqtt import packet_class
 from amqtt.mqtt.connack import ConnackPacket
 from amqtt.mqtt.connect import ConnectPacket, ConnectPayload, ConnectVariableHeader
@@ -26,6 +26,8 @@ from amqtt.mqtt.pubrel import PubrelPacket
 from errors import LinkError
 from link import CONNECT_TIMEOUT_S, Identity, Recorder, wall_ms
 from outbox import Outbox, Slot, SlotState
+
+BROKEN = (OSError, TimeoutError, AMQTTError, MQTTError, NoDataError, asyncio.IncompleteReadError)
 
 Packet: TypeAlias = MQTTPacket[Any, Any, Any]
 
@@ -95,7 +97,7 @@ class AmqttLink:
                 reader = StreamReaderAdapter(streams[0])
                 self._send(packet)
                 connack = await ConnackPacket.from_stream(reader)
-        except (OSError, TimeoutError, AMQTTError) as error:
+        except BROKEN as error:
             self.abort()
             raise LinkError(f"{self._identity.client_id}: {error!r}") from error
         if connack.return_code:
@@ -108,7 +110,7 @@ class AmqttLink:
             while fixed_header := await MQTTFixedHeader.from_stream(reader):
                 cls = packet_class(fixed_header)
                 self._handle(await cls.from_stream(reader, fixed_header=fixed_header))
-        except (OSError, AMQTTError, asyncio.IncompleteReadError):
+        except BROKEN:
             pass
         self.abort()
 

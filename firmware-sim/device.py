@@ -18,8 +18,8 @@ from link import Link, wall_ms
 from outbox import Message, Outbox
 from payload import encode_reading
 from profiles import Profile
-from radio import Radio
 from recordings import Row
+from relay import Relay
 
 TICK_S = 0.25
 
@@ -68,7 +68,7 @@ class Device:
         self._back_off = BackOff(
             min_ms=profile.back_off_min_ms, max_ms=profile.back_off_max_ms, rng=rng
         )
-        self._radio = Radio(gateway.host, gateway.port) if profile.has_faults else None
+        self._radio = Relay(gateway.host, gateway.port) if profile.has_faults else None
         self._sampling = True
         self._powered = asyncio.Event()
         self._powered.set()

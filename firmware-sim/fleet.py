@@ -96,7 +96,7 @@ class Fleet:
             device.stop_sampling()
         deadline_ms = wall_ms() + timeout_s * 1000
         while any(len(device.outbox) for device in self.devices):
-            if wall_ms() > deadline_ms:
+            if wall_ms() > deadline_ms or self.failed() is not None:
                 return False
             await asyncio.sleep(0.05)
         return True
