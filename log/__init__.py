@@ -1,0 +1,90 @@
+"""The durable partitioned log: a journal for all partitions, Kafka-format segments for each.
+
+See ARCHITECTURE.md for the whole, store.py for the order of duties. In short:
+
+    log = Log.open(directory, [StreamSpec(name="mqtt", partition_count=3)])
+    committer = Committer(log, loop)                      # group commit, its own thread
+    housekeeper = Housekeeper(log, committer, loop)       # sealing, checkpoints, retention
+    log.append(log.partition("mqtt", 0), RecordTemplate(key, headers), [value])
+    await committer.flush()                               # durable now, and only now
+    log.partition("mqtt", 0).read(0, bytes_max=1 << 20)
+"""
+
+from log.committer import Committer, Participant
+from log.errors import (
+    Corrupt,
+    CorruptBatch,
+    CorruptCheckpoint,
+    DiskFault,
+    LogError,
+    LogFailed,
+    LogFull,
+    LogLocked,
+    LogUnusable,
+    OffsetOutOfRange,
+    PartitionsReduced,
+    RecordTooLarge,
+    RequestError,
+    UnknownFormat,
+    UnknownPartition,
+)
+from log.files import DiskFiles, Files
+from log.housekeeper import Housekeeper
+from log.limits import LogLimits
+from log.partition import Partition
+from log.rebatch import rebatch
+from log.record_batch import (
+    BatchHeader,
+    Record,
+    RecordTemplate,
+    StoredBatch,
+    decode_batch,
+    encode_batch,
+    parse_header,
+    stamp_producer,
+)
+from log.recovery import Lost, RecoveryReport
+from log.store import Log, LogStats, Stream
+from log.streams import Retention, StreamSpec, name_problem
+
+__all__ = [
+    "BatchHeader",
+    "Committer",
+    "Corrupt",
+    "CorruptBatch",
+    "CorruptCheckpoint",
+    "DiskFault",
+    "DiskFiles",
+    "Files",
+    "Housekeeper",
+    "Log",
+    "LogError",
+    "LogFailed",
+    "LogFull",
+    "LogLimits",
+    "LogLocked",
+    "LogStats",
+    "LogUnusable",
+    "Lost",
+    "OffsetOutOfRange",
+    "Participant",
+    "Partition",
+    "PartitionsReduced",
+    "Record",
+    "RecordTemplate",
+    "RecordTooLarge",
+    "RecoveryReport",
+    "RequestError",
+    "Retention",
+    "StoredBatch",
+    "Stream",
+    "StreamSpec",
+    "UnknownFormat",
+    "UnknownPartition",
+    "decode_batch",
+    "encode_batch",
+    "name_problem",
+    "parse_header",
+    "rebatch",
+    "stamp_producer",
+]

@@ -1,0 +1,283 @@
+"""A segment: one `.log` file of RecordBatch v2 batches and its two indexes, named and laid out as
+Kafka's.
+
+    STREAM-PARTITION/00000000000000000000.log    batches, one behind the other (record_batch.py)
+                     00000000000000000000.index  sparse (index.py), rebuildable
+                     00000000000000000000.timeindex
+
+The number is the base offset: the first offset that can be in it. Owns its three files. Appending
+is for one thread at a time; any thread may read what was appended before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from log.errors import CorruptBatch
+from log.files import Files
+from log.index import IndexBuilder, last_position, last_time, offset_before, position_before
+from log.record_batch import (
+    HEADER_BYTES,
+    BatchHeader,
+    StoredBatch,
+    parse_header,
+    stored_batch,
+    verify,
+)
+
+_RELATIVE_OFFSET_MAX = 0x7FFFFFFF
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentScan:
+    """What recovery found from a position on: the valid prefix, and why it ended before the file
+    did.
+    """
+
+    valid_bytes: int
+    truncated_bytes: int
+    end_offset: int
+    reason: str | None
+
+
+def segment_name(base_offset: int) -> str:
+    return f"{base_offset:020d}"
+
+
+class Segment:
+    """One segment's files. `size_bytes` and `end_offset` speak of what is appended and synced."""
+
+    def __init__(
+        self, files: Files, directory: Path, base_offset: int, *, interval_bytes: int
+    ) -> None:
+        self._files = files
+        self._directory = directory
+        self._interval_bytes = interval_bytes
+        self.base_offset = base_offset
+        self.end_offset = base_offset
+        self.size_bytes = 0
+        self._log: int | None = None
+        self._index = IndexBuilder(base_offset, interval_bytes)
+
+    def path(self, suffix: str) -> Path:
+        return self._directory / f"{segment_name(self.base_offset)}{suffix}"
+
+    @property
+    def newest_ms(self) -> int:
+        """Newest timestamp in it; -1 if it is empty."""
+        return self._index.newest_ms
+
+    # -- writing
+
+    def create(self) -> None:
+        """Makes the files, durably."""
+        self._log = self._files.open(self.path(".log"), create=True)
+        # If power fails before this, the name may be gone although its data is there, so it comes
+        # first.
+        self._files.sync_directory(self._directory)
+
+    def has_room(self, batch_bytes: int, last_offset: int, bytes_max: int) -> bool:
+        if last_offset - self.base_offset > _RELATIVE_OFFSET_MAX:
+            return False
+        return not self.size_bytes or self.size_bytes + batch_bytes <= bytes_max
+
+    def append(self, batches: Sequence[bytes]) -> int:
+        """Appends whole batches and syncs them; gives the bytes written.
+
+        If power fails before the sync returns, any part of them may be there: recovery keeps the
+        valid prefix, and their records are still in the journal. OSError leaves the segment as it
+        was: what was written lies behind `size_bytes` and is written over by the next append.
+        """
+        handle = self._handle()
+        written = self._files.write_at(handle, self.size_bytes, batches)
+        self._files.datasync(handle)
+        position = self.size_bytes
+        for batch in batches:
+            header = parse_header(batch)
+            self._index.add(header, position)
+            position += len(batch)
+            self.end_offset = header.last_offset + 1
+        self.size_bytes = position
+        self._write_indexes()
+        return written
+
+    def finish(self) -> None:
+        """Nothing will be appended: the indexes get their last entries."""
+        self._index.finish()
+        self._write_indexes()
+
+    def _write_indexes(self) -> None:
+        sizes = (self._index.offset_bytes, self._index.time_bytes)
+        for suffix, position, entries in zip(
+            (".index", ".timeindex"), sizes, self._index.take(), strict=True
+        ):
+            handle = self._files.open(self.path(suffix), create=True)
+            try:
+                self._files.write_at(handle, position, (entries,))
+                self._files.truncate(handle, position + len(entries))
+            finally:
+                self._files.close(handle)
+
+    # -- recovery
+
+    def holds(self, size_bytes: int) -> bool:
+        """Whether the log file has at least that many bytes."""
+        return self._files.size(self._handle()) >= size_bytes
+
+    def open_closed(self) -> SegmentScan | None:
+        """Takes an older segment as it is: it was synced before the one after it was made.
+
+        Its indexes were not: they are built again where they cannot be right. Where its end does
+        not hold together either, it is checked whole and that is returned.
+        """
+        file_bytes = self.size_bytes = self._files.size(self._handle())
+        newest_ms = last_time(self._index_bytes(".timeindex"))
+        position = last_position(self._index_bytes(".index"))
+        if newest_ms is None or position is None or position >= file_bytes:
+            return self._check_closed()
+        try:
+            for header, _ in self._walk(position, file_bytes, check=False):
+                self.end_offset = header.last_offset + 1
+        except CorruptBatch:
+            return self._check_closed()
+        self._index.newest_ms = newest_ms
+        return None
+
+    def _check_closed(self) -> SegmentScan:
+        scan = self.recover(0, self.base_offset)
+        self.finish()
+        return scan
+
+    def recover(self, position: int, end_offset: int) -> SegmentScan:
+        """Checks every batch from `position` on, cuts the file behind the last valid one, rebuilds
+        the indexes.
+
+        `end_offset` is the one behind the batches before `position`.
+        """
+        handle = self._handle()
+        file_bytes = self._files.size(handle)
+        reason = None
+        valid, end = position, end_offset
+        try:
+            for header, at in self._walk(position, file_bytes, check=True):
+                if header.base_offset < end:
+                    raise CorruptBatch(f"offset {header.base_offset} again")
+                valid, end = at + header.size_bytes, header.last_offset + 1
+        except CorruptBatch as error:
+            reason = str(error)
+        if valid < file_bytes:
+            # If power fails here the tail is there again at the next start, and is cut again.
+            self._files.truncate(handle, valid)
+            self._files.datasync(handle)
+        self.size_bytes, self.end_offset = valid, end
+        self.rebuild_indexes()
+        return SegmentScan(
+            valid_bytes=valid, truncated_bytes=file_bytes - valid, end_offset=end, reason=reason
+        )
+
+    def rebuild_indexes(self) -> None:
+        """Writes both indexes from the log."""
+        self._index = IndexBuilder(self.base_offset, self._interval_bytes)
+        for header, position in self._walk(0, self.size_bytes, check=False):
+            self._index.add(header, position)
+        self._write_indexes()
+
+    # -- reading
+
+    def read(self, offset: int, *, bytes_max: int, end_offset: int) -> list[StoredBatch]:
+        """Whole batches as stored, from the one that holds `offset` on, below `end_offset`.
+
+        At least one, then as many as `bytes_max` holds. Checksums are not verified here: who
+        decodes or ships a batch does. CorruptBatch where a header cannot be one.
+        """
+        start = self._locate(offset)
+        if start is None:
+            return []
+        first, position = start
+        size = min(max(bytes_max, first.size_bytes), self.size_bytes - position)
+        data = self._files.read_at(self._handle(), position, size)
+        batches: list[StoredBatch] = []
+        at = 0
+        while at + HEADER_BYTES <= len(data):
+            header = parse_header(data, at)
+            if at + header.size_bytes > len(data) or header.base_offset >= end_offset:
+                break
+            batches.append(stored_batch(data[at : at + header.size_bytes], header))
+            at += header.size_bytes
+        return batches
+
+    def batch_at_time(self, timestamp_ms: int) -> StoredBatch | None:
+        """The first batch with a record at or after the time; None if all are older."""
+        start = self._locate(
+            self.base_offset + offset_before(self._index_bytes(".timeindex"), timestamp_ms)
+        )
+        position = start[1] if start else self.size_bytes
+        for header, at in self._walk(position, self.size_bytes, check=False):
+            if header.max_timestamp_ms >= timestamp_ms:
+                data = self._files.read_at(self._handle(), at, header.size_bytes)
+                return stored_batch(data, header)
+        return None
+
+    def _locate(self, offset: int) -> tuple[BatchHeader, int] | None:
+        """Header and position of the first batch that ends at or behind `offset`."""
+        position = position_before(self._index_bytes(".index"), offset - self.base_offset)
+        if position and not self._plausible(position, offset):
+            position = 0
+        for header, at in self._walk(position, self.size_bytes, check=False):
+            if header.last_offset >= offset:
+                return header, at
+        return None
+
+    def _plausible(self, position: int, offset: int) -> bool:
+        """Whether an index entry leads to a batch at or before `offset`: the index may be torn."""
+        try:
+            header = parse_header(self._files.read_at(self._handle(), position, HEADER_BYTES))
+        except CorruptBatch:
+            return False
+        return self.base_offset <= header.base_offset <= offset
+
+    def _index_bytes(self, suffix: str) -> bytes:
+        try:
+            handle = self._files.open(self.path(suffix))
+        except FileNotFoundError:
+            return b""
+        try:
+            return self._files.read_at(handle, 0, self._files.size(handle))
+        finally:
+            self._files.close(handle)
+
+    def _walk(self, position: int, end: int, *, check: bool) -> Iterator[tuple[BatchHeader, int]]:
+        """The batches between two positions; with `check` their checksums too. CorruptBatch."""
+        handle = self._handle()
+        while position < end:
+            header = parse_header(self._files.read_at(handle, position, HEADER_BYTES))
+            if position + header.size_bytes > end:
+                raise CorruptBatch(f"batch at {position} of {header.size_bytes} bytes is cut short")
+            if check:
+                verify(self._files.read_at(handle, position, header.size_bytes), header)
+            yield header, position
+            position += header.size_bytes
+
+    def _handle(self) -> int:
+        if self._log is None:
+            self._log = self._files.open(self.path(".log"))
+        return self._log
+
+    # -- ending
+
+    def close(self) -> None:
+        if self._log is not None:
+            self._files.close(self._log)
+            self._log = None
+
+    def delete(self) -> None:
+        """Removes the files. The log goes first: indexes without a log are removed at the next
+        start.
+        """
+        self.close()
+        for suffix in (".log", ".index", ".timeindex"):
+            with contextlib.suppress(FileNotFoundError):
+                self._files.remove(self.path(suffix))

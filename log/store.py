@@ -1,0 +1,475 @@
+"""The log: streams of partitions in a data directory, one journal for all of them.
+
+Owns the directory. It is driven by its caller from one thread, the event loop's, and has no thread
+of its own; the steps that wait for the disk are calls that may run in another thread and change
+nothing here:
+
+    append, put_state        records and state of the current round
+    cut -> frame             the round is closed and has its place in the journal
+      write(frames)          * in the committer's thread: written and synced
+    durable(frames)          readers see the records; only now may anything be acknowledged
+    partition.seal_job -> partition.write_sealed * -> sealed
+    checkpoint -> write_checkpoint * -> checkpointed       journal space is free again
+
+The order of duties is the caller's: a frame is durable in the order it was cut; no acknowledgement
+before `durable`; a checkpoint is taken with no seal job under way. A failed `write` is reported
+with `fail`, after which nothing is appended any more: what reached the disk is known only by
+opening the log again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from log.checkpoint import Checkpoint, PartitionPoint, read_checkpoint, write_checkpoint
+from log.errors import (
+    LogFailed,
+    LogFull,
+    LogLocked,
+    LogUnusable,
+    PartitionsReduced,
+    UnknownPartition,
+)
+from log.files import DiskFiles, Files
+from log.frame import RUN_HEADER_BYTES, Run, StateChange, run_header, state_entry
+from log.journal import FrameWrite, Journal, create_journal, open_journal, repair_journal
+from log.limits import LogLimits
+from log.partition import Partition, Sealed
+from log.record_batch import RecordTemplate
+from log.recovery import STREAMS_DIRECTORY, Recovery, RecoveryReport
+from log.streams import StreamSpec
+
+_CURSOR = b"cursor/"
+
+
+def wall_clock_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frame:
+    """A round on its way to the disk."""
+
+    write: FrameWrite
+    runs: Sequence[tuple[Partition, Run]]
+    changes: Sequence[StateChange]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stream:
+    name: str
+    spec: StreamSpec
+    partitions: tuple[Partition, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogStats:
+    """Counts since the start, sizes now."""
+
+    record_count: int
+    frame_count: int
+    fsync_count: int
+    journal_written_bytes: int
+    segment_written_bytes: int
+    checkpoint_written_bytes: int
+    journal_used_bytes: int
+    journal_bytes: int
+    tail_bytes: int
+    stored_bytes: int
+    removed_segment_count: int
+
+
+class Log:
+    """An open data directory. Made by `Log.open`."""
+
+    def __init__(
+        self,
+        *,
+        files: Files,
+        directory: Path,
+        limits: LogLimits,
+        now_ms: Callable[[], int],
+        required_cursors: frozenset[str],
+        lock: int,
+        journal: Journal,
+        recovery: Recovery,
+        specs: Sequence[StreamSpec],
+    ) -> None:
+        self._files = files
+        self._directory = directory
+        self._lock = lock
+        self.now_ms = now_ms
+        self.limits = limits
+        self.required_cursors = required_cursors
+        self.journal = journal
+        self.state = recovery.state
+        self.recovery: RecoveryReport = recovery.report
+        self.partitions: Mapping[int, Partition] = recovery.partitions
+        """Every partition on disk by its id, those of streams that are configured no more too."""
+        self.streams: Mapping[str, Stream] = _streams(specs, recovery.partitions.values())
+        self._next_partition_id = recovery.next_partition_id
+        self.frame_bytes_max = min(limits.frame_bytes_max, journal.capacity_bytes // 4)
+        self._round: list[Partition] = []
+        self.round_bytes = 0
+        """Upper bound of what the current round will take in the journal."""
+        self.in_flight_bytes = 0
+        self.tail_bytes = sum(partition.tail.bytes for partition in recovery.partitions.values())
+        self.disk_full = False
+        """Set by the housekeeper while segments cannot be written for want of room."""
+        self._failure: LogFailed | None = None
+        self._listeners: list[Callable[[], None]] = []
+        self._records = self._frames = self._fsyncs = self._removed = 0
+        self._journal_written = self._segment_written = self._checkpoint_written = 0
+
+    @classmethod
+    def open(
+        cls,
+        directory: Path,
+        streams: Sequence[StreamSpec],
+        *,
+        limits: LogLimits | None = None,
+        files: Files | None = None,
+        now_ms: Callable[[], int] = wall_clock_ms,
+        required_cursors: frozenset[str] = frozenset(),
+    ) -> Log:
+        """Opens or makes the data directory, recovers, and writes a checkpoint.
+
+        `required_cursors` are the names of cursors that retention waits for. LogLocked if another
+        process has it; PartitionsReduced, UnknownFormat, LogUnusable when the operator must act;
+        OSError from the disk. What recovery found is in `recovery`: log it, and show it.
+        """
+        limits = limits or LogLimits()
+        files = files or DiskFiles()
+        directory = directory.absolute()
+        files.make_directory(directory / STREAMS_DIRECTORY)
+        try:
+            lock = files.lock(directory / "lock")
+        except BlockingIOError as error:
+            raise LogLocked(
+                f"{directory} is in use by another gateway: stop it, or give --data"
+            ) from error
+        try:
+            checkpoint, problems = read_checkpoint(files, directory)
+            journal = _open_journal(files, directory, checkpoint, limits)
+            recovery = Recovery(files, directory, limits, journal)
+            recovery.report.checkpoint_problems = problems
+            recovery.run(checkpoint, streams)
+            _refuse_fewer_partitions(streams, recovery.partitions.values())
+            log = cls(
+                files=files,
+                directory=directory,
+                limits=limits,
+                now_ms=now_ms,
+                required_cursors=required_cursors,
+                lock=lock,
+                journal=journal,
+                recovery=recovery,
+                specs=streams,
+            )
+            # If power fails before this, a new partition has no checkpoint that names it, but its
+            # own file.
+            log.checkpointed(log.write_checkpoint(log.checkpoint()))
+        except BaseException:
+            files.close(lock)
+            raise
+        return log
+
+    def partition(self, stream: str, index: int) -> Partition:
+        """UnknownPartition."""
+        try:
+            return self.streams[stream].partitions[index]
+        except (KeyError, IndexError):
+            raise UnknownPartition(f"no partition {index} of a stream {stream!r}") from None
+
+    # -- the round
+
+    def append(
+        self, partition: Partition, template: RecordTemplate, values: Sequence[bytes]
+    ) -> int:
+        """Adds records to the current round; gives the first one's offset. They are not durable
+        yet.
+
+        LogFull: refuse the publisher. LogFailed: acknowledge nothing any more. RecordTooLarge:
+        none was added.
+        """
+        if self._failure is not None or self.disk_full:
+            self._refuse_if_needed()
+        tail = partition.tail
+        first = tail.end_offset
+        if not tail.round_chunks:
+            self._round.append(partition)
+            self.round_bytes += RUN_HEADER_BYTES
+        self.round_bytes += tail.append(template, values, self.now_ms())
+        return first
+
+    def put_state(self, key: bytes, value: bytes | None) -> None:
+        """Sets or deletes (None) a key of the durable state, in the current round. LogFailed."""
+        if self._failure is not None:
+            raise self._failure
+        self.state.put(key, value)
+
+    def get_state(self, key: bytes) -> bytes | None:
+        return self.state.get(key)
+
+    def scan_state(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        return self.state.scan(prefix)
+
+    def cursor(self, name: str, partition: Partition) -> int | None:
+        """The offset up to which the cursor's owner is done; None if it was never set."""
+        value = self.state.get(_cursor_key(name, partition))
+        return None if value is None else int.from_bytes(value, "big")
+
+    def set_cursor(self, name: str, partition: Partition, offset: int) -> None:
+        """Moves a cursor, durable with the current round's frame. LogFailed."""
+        self.put_state(_cursor_key(name, partition), offset.to_bytes(8, "big"))
+
+    @property
+    def round_empty(self) -> bool:
+        return not self._round and not self.state.round_bytes
+
+    def cut(self) -> Frame | None:
+        """Closes the round into a frame that has its place in the journal.
+
+        None if the round is empty, or if the journal has no room: then a checkpoint must free some
+        first.
+        """
+        if self.round_empty:
+            return None
+        # Several chunks of a partition may be in one round: one run header each, and each is 64
+        # KiB or more.
+        bound = (
+            self.round_bytes + self.state.round_bytes + RUN_HEADER_BYTES * (self.round_bytes >> 16)
+        )
+        if not self.journal.fits(bound):
+            return None
+        runs = [(partition, run) for partition in self._round for run in partition.tail.cut()]
+        changes = self.state.cut()
+        entries = [state_entry(change) for change in changes]
+        for _, run in runs:
+            entries += (run_header(run), run.records)
+        write = self.journal.place(entries)
+        self._round = []
+        self.round_bytes = 0
+        self.in_flight_bytes += write.size_bytes
+        return Frame(write=write, runs=runs, changes=changes)
+
+    def write(self, frames: Sequence[Frame]) -> int:
+        """Writes and syncs frames, in the order they were cut. For a worker thread. OSError: see
+        `fail`.
+        """
+        return self.journal.write([frame.write for frame in frames])
+
+    def durable(self, frames: Sequence[Frame]) -> None:
+        """`write` returned for these frames: their records can be read, and what they hold
+        acknowledged.
+        """
+        for frame in frames:
+            sequence = frame.write.sequence
+            for partition, run in frame.runs:
+                before = partition.tail.bytes
+                partition.tail.place(run, sequence)
+                self.tail_bytes += partition.tail.bytes - before
+                self._records += run.record_count
+            self.state.durable(frame.changes)
+            self.in_flight_bytes -= frame.write.size_bytes
+            self._journal_written += frame.write.size_bytes
+        self.journal.synced(frames[-1].write.sequence)
+        self._frames += len(frames)
+        self._fsyncs += 1
+        for listener in self._listeners:
+            listener()
+
+    def fail(self, error: OSError) -> LogFailed:
+        """The journal could not be written or synced. From now on nothing is appended."""
+        self._failure = LogFailed(
+            f"the journal failed ({error}): nothing is acknowledged any more;"
+            " check the disk, then restart"
+        )
+        return self._failure
+
+    @property
+    def failure(self) -> LogFailed | None:
+        return self._failure
+
+    def add_listener(self, listener: Callable[[], None]) -> None:
+        """Called after frames became durable: there may be something new to read."""
+        self._listeners.append(listener)
+
+    def _refuse_if_needed(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        free = self.journal.free_bytes - self.round_bytes
+        if free < self.limits.journal_reserve_bytes or self.tail_bytes > self.limits.tail_bytes_max:
+            raise LogFull(
+                "no room on disk: make some, shorten a stream's retention, or restore the uplink"
+            )
+
+    # -- sealing and checkpoints
+
+    def sealed(self, partition: Partition, result: Sealed) -> None:
+        """`partition.write_sealed` returned."""
+        before = partition.tail.bytes
+        partition.sealed(result)
+        self.tail_bytes += partition.tail.bytes - before
+        self._segment_written += result.written_bytes
+        self._fsyncs += result.fsync_count
+
+    def checkpoint(self) -> Checkpoint:
+        """What to write so that recovery begins here. With no seal job under way."""
+        needed = self.journal.synced_sequence + 1
+        for partition in self.partitions.values():
+            first = partition.tail.first_sequence
+            if first is not None and first < needed:
+                needed = first
+        sequence, position = self.journal.start(needed)
+        return Checkpoint(
+            log_id=self.journal.log_id,
+            sequence=sequence,
+            position=position,
+            state_sequence=self.journal.synced_sequence + 1,
+            next_partition_id=self._next_partition_id,
+            partitions=[_point(partition) for partition in self.partitions.values()],
+            state=self.state.snapshot(),
+        )
+
+    def write_checkpoint(self, checkpoint: Checkpoint) -> tuple[Checkpoint, int]:
+        """Makes it durable. For a worker thread. OSError: the last one stays in force."""
+        return checkpoint, write_checkpoint(self._files, self._directory, checkpoint)
+
+    def checkpointed(self, written: tuple[Checkpoint, int]) -> None:
+        """`write_checkpoint` returned: the journal's space before it can be used again."""
+        checkpoint, size_bytes = written
+        self.journal.free_before(checkpoint.sequence)
+        self._checkpoint_written += size_bytes
+        self._fsyncs += 2
+
+    # -- retention
+
+    def replicated_to(self, partition: Partition) -> int | None:
+        """The least of the required cursors; None if none is required."""
+        if not self.required_cursors:
+            return None
+        return min(self.cursor(name, partition) or 0 for name in self.required_cursors)
+
+    def remove_expired(self) -> int:
+        """Removes the segments that retention lets go; gives how many. Short file calls, in the
+        loop.
+        """
+        removed = 0
+        for partition in self.partitions.values():
+            segments = partition.removable(
+                now_ms=self.now_ms(), replicated_to=self.replicated_to(partition)
+            )
+            partition.remove(segments)
+            for segment in segments:
+                segment.delete()
+            removed += len(segments)
+        self._removed += removed
+        return removed
+
+    # -- the rest
+
+    def free_disk_bytes(self) -> int:
+        return self._files.free_bytes(self._directory)
+
+    def stats(self) -> LogStats:
+        return LogStats(
+            record_count=self._records,
+            frame_count=self._frames,
+            fsync_count=self._fsyncs,
+            journal_written_bytes=self._journal_written,
+            segment_written_bytes=self._segment_written,
+            checkpoint_written_bytes=self._checkpoint_written,
+            journal_used_bytes=self.journal.used_bytes,
+            journal_bytes=self.journal.size_bytes,
+            tail_bytes=self.tail_bytes,
+            stored_bytes=sum(partition.stored_bytes for partition in self.partitions.values()),
+            removed_segment_count=self._removed,
+        )
+
+    def close(self) -> None:
+        """Seals what is durable, writes a checkpoint, gives the directory free.
+
+        The caller has flushed the committer: a round that is not durable is not saved here. After
+        `fail` only the files are closed: what is in memory may not be what is on disk. OSError
+        from the disk.
+        """
+        try:
+            if self._failure is None:
+                for partition in self.partitions.values():
+                    job = partition.seal_job(close_open=True)
+                    if job:
+                        self.sealed(partition, partition.write_sealed(job))
+                self.checkpointed(self.write_checkpoint(self.checkpoint()))
+        finally:
+            for partition in self.partitions.values():
+                partition.close()
+            self.journal.close()
+            self._files.close(self._lock)
+
+
+def _cursor_key(name: str, partition: Partition) -> bytes:
+    return _CURSOR + f"{name}/{partition.stream}/{partition.index}".encode()
+
+
+def _point(partition: Partition) -> PartitionPoint:
+    segment = partition.segments[-1]
+    return PartitionPoint(
+        stream=partition.stream,
+        index=partition.index,
+        partition_id=partition.partition_id,
+        start_offset=partition.start_offset,
+        segment_base=segment.base_offset,
+        valid_bytes=segment.size_bytes,
+        sealed_end=segment.end_offset,
+    )
+
+
+def _open_journal(
+    files: Files, directory: Path, checkpoint: Checkpoint | None, limits: LogLimits
+) -> Journal:
+    path = directory / "journal"
+    if checkpoint is None:
+        journal = open_journal(files, path)
+        if journal is None:
+            size_bytes, log_id = limits.journal_bytes, os.urandom(16)
+            journal = create_journal(files, path, size_bytes=size_bytes, log_id=log_id)
+        return journal
+    if not files.exists(path):
+        raise LogUnusable(
+            f"{path} is missing: put it back; or remove {directory / 'checkpoint'}* to go on"
+            " without what it held (the newest records and the cursors)"
+        )
+    journal = open_journal(files, path) or repair_journal(files, path, log_id=checkpoint.log_id)
+    if checkpoint.log_id != journal.log_id:
+        raise LogUnusable(
+            f"{path} belongs to another data directory: put back the one that was here"
+        )
+    return journal
+
+
+def _streams(specs: Sequence[StreamSpec], partitions: Iterable[Partition]) -> dict[str, Stream]:
+    by_stream: dict[str, list[Partition]] = {}
+    for partition in partitions:
+        by_stream.setdefault(partition.stream, []).append(partition)
+    return {
+        spec.name: Stream(
+            name=spec.name,
+            spec=spec,
+            partitions=tuple(sorted(by_stream[spec.name], key=lambda partition: partition.index)),
+        )
+        for spec in specs
+    }
+
+
+def _refuse_fewer_partitions(specs: Sequence[StreamSpec], partitions: Iterable[Partition]) -> None:
+    for stream in _streams(specs, partitions).values():
+        if len(stream.partitions) > stream.spec.partition_count:
+            raise PartitionsReduced(
+                f"stream {stream.name!r} has {len(stream.partitions)} partitions on disk and"
+                f" {stream.spec.partition_count} in the configuration: give at least as many"
+            )

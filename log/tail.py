@@ -1,0 +1,323 @@
+"""A partition's tail: records that are in the journal, or about to be, and not yet in a segment.
+
+Owns the chunks in memory. A chunk is what will be one batch: its records are encoded once, when
+they are appended, with deltas from the chunk's base, and the same bytes go to the journal, to
+readers and into the segment. It never touches a file.
+
+    offsets:   sealed end <= durable end <= end
+               |-- durable chunks --|-- round --|
+
+Appending is the hot loop of the gateway (STYLE.md point 6): one call a run of messages that share
+a template, local variables and one list extended in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from log.errors import RecordTooLarge
+from log.frame import Run
+from log.limits import LogLimits
+from log.rebatch import Block, merge_blocks
+from log.record_batch import RecordTemplate
+from log.varint import VARINT, varint
+
+RECORD_OVERHEAD_BYTES = 16
+"""At most: length (3), attributes (1), timestamp delta (5 for 12 days), offset delta (2), value
+size (3).
+"""
+
+CHUNK_OVERHEAD_BYTES = 600
+"""Memory of a chunk beside its records, measured; counted against tail_bytes_max."""
+
+
+class Chunk:
+    """Records that will be one batch.
+
+    Of `end_delta` records appended the first `cut_delta` have been put into a frame, and the first
+    `durable_count` of those are synced.
+    """
+
+    __slots__ = (
+        "base_offset",
+        "base_timestamp_ms",
+        "closed",
+        "cut_bytes",
+        "cut_delta",
+        "durable_bytes",
+        "durable_count",
+        "durable_runs",
+        "end_delta",
+        "first_sequence",
+        "max_timestamp_ms",
+        "pending_bytes",
+        "pending_pieces",
+        "stamp",
+        "stamp_ms",
+    )
+
+    def __init__(self, base_offset: int, base_timestamp_ms: int) -> None:
+        self.base_offset = base_offset
+        self.base_timestamp_ms = base_timestamp_ms
+        self.max_timestamp_ms = base_timestamp_ms
+        self.stamp_ms = base_timestamp_ms
+        self.stamp = b"\0\0"
+        self.end_delta = 0
+        self.cut_delta = 0
+        self.cut_bytes = 0
+        self.pending_pieces: list[bytes] = []
+        self.pending_bytes = 0
+        self.durable_runs: list[tuple[bytes, int, int]] = []
+        """Records, count and newest timestamp of each durable run. Readers in other threads take a
+        copy of the list, so it only ever grows or is replaced.
+        """
+        self.durable_bytes = 0
+        self.durable_count = 0
+        self.first_sequence = 0
+        """Of the first journal frame that holds records of this chunk; 0 before there is one."""
+        self.closed = False
+
+    @property
+    def durable_end(self) -> int:
+        return self.base_offset + self.durable_count
+
+    @property
+    def complete(self) -> bool:
+        """Nothing will be added, and all of it is durable."""
+        return self.closed and self.durable_count == self.end_delta
+
+    def set_stamp(self, now_ms: int) -> None:
+        """Records encoded from now on carry `now_ms`: attributes byte and timestamp delta."""
+        self.stamp_ms = now_ms
+        self.stamp = b"\0" + varint(now_ms - self.base_timestamp_ms)
+        self.max_timestamp_ms = max(self.max_timestamp_ms, now_ms)
+
+    def cut_run(self, partition_id: int) -> Run:
+        """The records of the current round."""
+        records = b"".join(self.pending_pieces)
+        run = Run(
+            partition_id=partition_id,
+            chunk_base_offset=self.base_offset,
+            chunk_base_timestamp_ms=self.base_timestamp_ms,
+            max_timestamp_ms=self.max_timestamp_ms,
+            first_delta=self.cut_delta,
+            record_count=self.end_delta - self.cut_delta,
+            records=records,
+        )
+        self.cut_delta = self.end_delta
+        self.pending_pieces = []
+        self.pending_bytes = 0
+        self.cut_bytes += len(records)
+        return run
+
+    def add_durable(self, run: Run) -> None:
+        """A frame with this run was synced."""
+        self.durable_runs.append((run.records, run.record_count, run.max_timestamp_ms))
+        self.durable_bytes += len(run.records)
+        self.durable_count += run.record_count
+        if self.complete and len(self.durable_runs) > 1:
+            records, count, newest_ms = _joined(self.durable_runs)
+            self.durable_runs = [(records, count, newest_ms)]
+
+    def block(self) -> Block:
+        """The durable records, of which there is at least one. Any thread may ask."""
+        records, count, newest_ms = _joined(list(self.durable_runs))
+        return Block(
+            base_offset=self.base_offset,
+            base_timestamp_ms=self.base_timestamp_ms,
+            max_timestamp_ms=newest_ms,
+            record_count=count,
+            records=records,
+        )
+
+
+def _joined(runs: Sequence[tuple[bytes, int, int]]) -> tuple[bytes, int, int]:
+    if len(runs) == 1:
+        return runs[0]
+    records = b"".join([run[0] for run in runs])
+    return records, sum(run[1] for run in runs), max(run[2] for run in runs)
+
+
+class Tail:
+    """The chunks of one partition, oldest first."""
+
+    def __init__(self, limits: LogLimits, partition_id: int, end_offset: int) -> None:
+        self._limits = limits
+        self._partition_id = partition_id
+        self.chunks: list[Chunk] = []
+        self.end_offset = end_offset
+        self.durable_end = end_offset
+        self.bytes = 0
+        """Memory taken by durable chunks, overhead included."""
+        self.round_chunks: list[Chunk] = []
+        """Chunks with records in the current round."""
+
+    def append(self, template: RecordTemplate, values: Sequence[bytes], now_ms: int) -> int:
+        """Encodes `values` as consecutive records of the current round; gives the bytes they take.
+
+        RecordTooLarge, and nothing is appended, if one of them is over record_bytes_max.
+        """
+        limits = self._limits
+        count = len(values)
+        total = sum(map(len, values)) + (template.fixed_bytes + RECORD_OVERHEAD_BYTES) * count
+        if total > limits.chunk_bytes_max or count > limits.chunk_records_max:
+            largest = max(map(len, values)) + template.fixed_bytes
+            if largest > limits.record_bytes_max:
+                raise RecordTooLarge(
+                    f"a record of {largest} bytes: at most {limits.record_bytes_max} are taken"
+                )
+            if count > 1:
+                half = count // 2
+                taken = self.append(template, values[:half], now_ms)
+                return taken + self.append(template, values[half:], now_ms)
+        chunk = self._chunk_for(total, count, now_ms)
+        if not chunk.pending_pieces:
+            self.round_chunks.append(chunk)
+        if now_ms != chunk.stamp_ms:
+            chunk.set_stamp(now_ms)
+        _encode(chunk, template, values)
+        chunk.pending_bytes += total
+        self.end_offset += count
+        return total
+
+    def close_open_chunk(self) -> None:
+        """What is appended from now on goes to another chunk, so that what is there can be shipped
+        whole.
+        """
+        if self.chunks and self.chunks[-1].end_delta:
+            self.chunks[-1].closed = True
+
+    def cut(self) -> list[Run]:
+        """The current round's records as journal runs; their chunks keep their places."""
+        runs = [chunk.cut_run(self._partition_id) for chunk in self.round_chunks]
+        self.round_chunks = []
+        return runs
+
+    def place(self, run: Run, sequence: int) -> Chunk:
+        """Takes back a run: one just made durable by frame `sequence`, or one that recovery read.
+
+        Runs come in the order of their offsets. Gives the chunk that holds it now.
+        """
+        chunk = self._chunk_of(run)
+        if not chunk.first_sequence:
+            chunk.first_sequence = sequence
+        chunk.add_durable(run)
+        self.bytes += len(run.records)
+        self.durable_end = chunk.durable_end
+        return chunk
+
+    def restore(self, run: Run, sequence: int) -> None:
+        """As `place`, for a run read back from the journal: its chunk may not be there yet."""
+        last = self.chunks[-1] if self.chunks else None
+        if (
+            last is None
+            or last.base_offset != run.chunk_base_offset
+            or last.end_delta != run.first_delta
+        ):
+            if run.first_delta:
+                run = _rebased(run)
+            if last:
+                last.closed = True
+            self._add_chunk(run.chunk_base_offset, run.chunk_base_timestamp_ms)
+        chunk = self.place(run, sequence)
+        chunk.end_delta = chunk.cut_delta = chunk.durable_count
+        chunk.cut_bytes = chunk.durable_bytes
+        self.end_offset = chunk.durable_end
+
+    def skip_to(self, offset: int) -> None:
+        """Offsets below `offset` that the tail does not hold are lost and are not given again."""
+        if self.chunks:
+            self.chunks[-1].closed = True
+        self.end_offset = self.durable_end = offset
+
+    def sealable(self) -> list[Chunk]:
+        """The longest prefix of complete chunks."""
+        for index, chunk in enumerate(self.chunks):
+            if not chunk.complete:
+                return self.chunks[:index]
+        return list(self.chunks)
+
+    def drop_sealed(self, end_offset: int) -> None:
+        """Forgets the chunks below `end_offset`: they are in a synced segment."""
+        while self.chunks and self.chunks[0].complete and self.chunks[0].durable_end <= end_offset:
+            chunk = self.chunks.pop(0)
+            self.bytes -= chunk.durable_bytes + CHUNK_OVERHEAD_BYTES
+
+    @property
+    def first_sequence(self) -> int | None:
+        """The oldest journal frame that the tail still needs; None if it needs none."""
+        return next((chunk.first_sequence for chunk in self.chunks if chunk.first_sequence), None)
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """When the oldest record in the tail was appended, by the gateway's clock."""
+        return self.chunks[0].base_timestamp_ms if self.chunks else None
+
+    def _chunk_for(self, size_bytes: int, count: int, now_ms: int) -> Chunk:
+        limits = self._limits
+        if self.chunks:
+            chunk = self.chunks[-1]
+            bytes_after = chunk.cut_bytes + chunk.pending_bytes + size_bytes
+            if (
+                not chunk.closed
+                and bytes_after <= limits.chunk_bytes_max
+                and chunk.end_delta + count <= limits.chunk_records_max
+            ):
+                return chunk
+            chunk.closed = True
+        return self._add_chunk(self.end_offset, now_ms)
+
+    def _add_chunk(self, base_offset: int, base_timestamp_ms: int) -> Chunk:
+        chunk = Chunk(base_offset, base_timestamp_ms)
+        self.chunks.append(chunk)
+        self.bytes += CHUNK_OVERHEAD_BYTES
+        return chunk
+
+    def _chunk_of(self, run: Run) -> Chunk:
+        for chunk in reversed(self.chunks):
+            if chunk.base_offset == run.chunk_base_offset:
+                return chunk
+        raise AssertionError(f"no chunk at {run.chunk_base_offset} for a run of this tail")
+
+
+def _rebased(run: Run) -> Run:
+    """A run whose chunk has lost its beginning, as the beginning of another chunk."""
+    block = Block(
+        base_offset=run.chunk_base_offset,
+        base_timestamp_ms=run.chunk_base_timestamp_ms,
+        max_timestamp_ms=run.max_timestamp_ms,
+        record_count=run.record_count,
+        records=run.records,
+    )
+    moved = merge_blocks([block])
+    return Run(
+        partition_id=run.partition_id,
+        chunk_base_offset=moved.base_offset,
+        chunk_base_timestamp_ms=moved.base_timestamp_ms,
+        max_timestamp_ms=moved.max_timestamp_ms,
+        first_delta=0,
+        record_count=moved.record_count,
+        records=moved.records,
+    )
+
+
+def _encode(chunk: Chunk, template: RecordTemplate, values: Sequence[bytes]) -> None:
+    """The hot loop: 0.17 µs a record. Pieces that depend on sizes alone are made again only when a
+    size changes, or when the offset delta takes a byte more.
+    """
+    extend = chunk.pending_pieces.extend
+    head, tail, stamp = template.head, template.tail, chunk.stamp
+    fixed = template.fixed_bytes + len(stamp)
+    delta = chunk.end_delta
+    last_size = -1
+    for value in values:
+        size = len(value)
+        if size != last_size or delta == 64:
+            last_size = size
+            size_field = varint(size)
+            body = fixed + len(VARINT[delta]) + len(size_field) + size
+            front = varint(body) + stamp
+            middle = head + size_field
+        extend((front, VARINT[delta], middle, value, tail))
+        delta += 1
+    chunk.end_delta = delta
