@@ -1,0 +1,235 @@
+"""The composition root: puts the parts together, and takes them apart in the right order.
+
+Owns the process: the event loop, signals, the order of start and stop, and what a reload does.
+
+    start    log (recovery) -> committer -> housekeeper -> devices -> bridges -> MQTT
+    stop     the other way round: no new clients, what was read is durable and acknowledged,
+             clients are told -> bridges -> devices -> log sealed and checkpointed
+
+Nothing waits for an upstream: one that is not there yet is no error. When the journal fails nothing
+more is acknowledged, and the process ends with status 1: what is on disk decides what was
+acknowledged, and only a start reads it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bridge.config import UpstreamConfig
+from devices import DeviceRecorder, DevicesError, DeviceStore, DeviceTable
+from gateway.config import DEFAULT_STREAM, GatewayConfig
+from gateway.errors import GatewayError, StartFailed
+from gateway.ingest import Ingest
+from gateway.mqtt.server import MqttServer, MqttSettings
+from gateway.places import listen_failed, open_log, required_cursors
+from gateway.presence import DevicePresence
+from gateway.reload import plan_reload
+from gateway.routing import Router
+from log import Committer, Housekeeper
+
+if TYPE_CHECKING:
+    from bridge import Bridge
+
+_log = logging.getLogger(__name__)
+
+STOP_S_MAX = 9.0
+"""All of a stop: supervisors kill after 10 s by habit."""
+
+
+def run_gateway(config: GatewayConfig, *, reload: Callable[[], GatewayConfig]) -> None:
+    """Runs until a signal. `reload` reads the configuration again. Raises GatewayError's tree."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(Gateway(config, reload=reload).run())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:  # pragma: no cover - where uvloop has no build
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970 by the system's clock."""
+    return time.time_ns() // 1_000_000
+
+
+class Gateway:
+    """One gateway: `await run()` is its whole life."""
+
+    def __init__(self, config: GatewayConfig, *, reload: Callable[[], GatewayConfig]) -> None:
+        self.config = config
+        self._read_config = reload
+        self._bridges: dict[str, Bridge] = {}
+        self._ended = asyncio.Event()
+        self._stop_deadline = float("inf")
+        self._failure: StartFailed | None = None
+
+    async def run(self) -> None:
+        """Starts, says that it is ready, and stops on SIGTERM or SIGINT. Raises StartFailed."""
+        self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._end, number)
+        async with AsyncExitStack() as parts:
+            await self._start(parts)
+            self._loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+            print(self._ready_line(), flush=True)
+            await self._ended.wait()
+        _log.info("gateway.stopped")
+        if self._failure is not None:
+            raise self._failure
+
+    async def _start(self, parts: AsyncExitStack) -> None:
+        """Starts each part and pushes how it stops; a failure here unwinds what was started."""
+        config = self.config
+        self._log = open_log(config)
+        parts.callback(self._log.close)
+        self._committer = Committer(self._log, self._loop)
+        parts.push_async_callback(self._within, "committer", self._committer.close)
+        self._committer.add_participant(self)
+        housekeeper = Housekeeper(self._log, self._committer, self._loop)
+        housekeeper.start()
+        parts.push_async_callback(self._within, "housekeeper", housekeeper.stop)
+        recorder = await _open_devices(config)
+        if recorder is not None:
+            parts.push_async_callback(self._within, "devices", recorder.stop)
+        parts.push_async_callback(self._stop_bridges)
+        for upstream in config.upstreams:
+            await self._start_bridge(upstream)
+        self._ingest = Ingest(self._log, _router(config))
+        self._server = MqttServer(
+            MqttSettings(host=config.listen.host, port=config.listen.port, limits=config.limits),
+            log=self._log,
+            ingest=self._ingest,
+            committer=self._committer,
+            loop=self._loop,
+            listener=None if recorder is None else DevicePresence(recorder.table, now_ms),
+        )
+        try:
+            self._port = await self._server.start()
+        except OSError as error:
+            raise listen_failed(config.listen, error) from error
+        parts.push_async_callback(self._within, "mqtt", self._server.drain)
+
+    async def _within(self, part: str, stop: Callable[[], Awaitable[None]]) -> None:
+        """Stops one part, but not beyond the deadline of the whole stop."""
+        left_s = max(0.1, min(STOP_S_MAX, self._stop_deadline - self._loop.time()))
+        try:
+            await asyncio.wait_for(stop(), left_s)
+        except TimeoutError:
+            # What is durable stays so; the next start reads more of the journal, that is all.
+            _log.warning("gateway.stop_timed_out part=%s waited_s=%.1f", part, left_s)
+        except Exception:
+            # The parts after this one must stop all the same.
+            _log.exception("gateway.stop_failed part=%s", part)
+
+    # -- signals
+
+    def _end(self, number: signal.Signals) -> None:
+        _log.info("gateway.stopping signal=%s", number.name)
+        self._stop_deadline = self._loop.time() + STOP_S_MAX
+        self._ended.set()
+
+    def _reload_soon(self) -> None:
+        self._reload_task = self._loop.create_task(self._reload(), name="reload")
+
+    async def _reload(self) -> None:
+        try:
+            plan = plan_reload(self.config, self._read_config())
+            router = _router(plan.config)
+        except (GatewayError, ValueError) as error:
+            _log.error("gateway.reload_refused in_force=old cause=%s", error)
+            return
+        old, self.config = self.config, plan.config
+        logging.getLogger().setLevel(plan.config.log_level.upper())
+        if old.routes != plan.config.routes:
+            self._ingest.replace_router(router)
+            self._server.broker.routes_changed()
+        self._server.broker.limits = plan.config.limits
+        specs = {spec.name: spec for spec in plan.config.streams}
+        for partition in self._log.partitions.values():
+            partition.spec = specs.get(partition.stream, partition.spec)
+        self._log.required_cursors = required_cursors(plan.config)
+        await self._change_bridges(old.upstreams, plan.config.upstreams)
+        _log.info("gateway.reloaded changed=%s", ",".join(plan.live) or "nothing")
+        if plan.at_restart:
+            _log.warning("gateway.reload_incomplete needs_restart=%s", ",".join(plan.at_restart))
+
+    # -- bridges
+
+    async def _start_bridge(self, upstream: UpstreamConfig) -> None:
+        # Not without an upstream: aiokafka alone takes 4 MiB and 0.1 s.
+        from bridge import Bridge
+
+        bridge = Bridge(self._log, self._committer, upstream, self._loop)
+        await bridge.start()
+        self._bridges[upstream.name] = bridge
+
+    async def _stop_bridges(self) -> None:
+        await asyncio.gather(
+            *(self._within(f"bridge {name}", each.stop) for name, each in self._bridges.items())
+        )
+        self._bridges.clear()
+
+    async def _change_bridges(
+        self, old: tuple[UpstreamConfig, ...], new: tuple[UpstreamConfig, ...]
+    ) -> None:
+        kept = set(old) & set(new)
+        for upstream in old:
+            if upstream not in kept:
+                await self._within(f"bridge {upstream.name}", self._bridges.pop(upstream.name).stop)
+        for upstream in new:
+            if upstream not in kept:
+                await self._start_bridge(upstream)
+
+    # -- participant of the committer
+
+    def cut(self) -> None:
+        """The gateway has nothing of its own in a round."""
+
+    def durable(self, token: object) -> None:
+        """Never called: `cut` gives no token."""
+
+    def failed(self, error: BaseException) -> None:
+        """The journal failed: end with a status that makes a supervisor start us again."""
+        if self._failure is None:
+            _log.critical("gateway.journal_failed cause=%s", error)
+            self._failure = StartFailed(
+                f"{self.config.data}: the journal could not be written ({error}). What was "
+                "acknowledged is on disk and will be read by the next start; check the disk"
+            )
+            self._stop_deadline = self._loop.time() + STOP_S_MAX
+            self._ended.set()
+
+    def _ready_line(self) -> str:
+        listen = replace(self.config.listen, port=self._port)
+        upstreams = ",".join(
+            f"{each.name}=kafka://{','.join(map(str, each.bootstrap))}"
+            for each in self.config.upstreams
+        )
+        return f"ready mqtt://{listen} data={self.config.data} upstream={upstreams or 'none'}"
+
+
+async def _open_devices(config: GatewayConfig) -> DeviceRecorder | None:
+    """The device table is for display: without it the gateway does its work all the same."""
+    try:
+        store = await DeviceStore.open(config.data / "devices.db")
+    except DevicesError as error:
+        _log.warning("devices.unavailable cause=%s", error)
+        return None
+    recorder = DeviceRecorder(DeviceTable(), store)
+    recorder.start()
+    return recorder
+
+
+def _router(config: GatewayConfig) -> Router:
+    counts = {stream.name: stream.partition_count for stream in config.streams}
+    return Router(counts, config.routes, default_stream=DEFAULT_STREAM)

@@ -1,0 +1,107 @@
+"""What of this machine the gateway takes at its start: an address and a data directory.
+
+Owns turning the system's refusals into sentences that say what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from pathlib import Path
+
+from bridge.config import Address
+from gateway.config import GatewayConfig
+from gateway.errors import DataUnusable, ListenFailed
+from log import Log, LogError, LogFull, LogLocked
+
+_log = logging.getLogger(__name__)
+
+
+def listen_failed(address: Address, error: OSError) -> ListenFailed:
+    """What to tell a person whose listen address could not be had."""
+    return ListenFailed(f"mqtt://{address}: {_why_not_bound(error, address)}")
+
+
+def _why_not_bound(error: OSError, address: Address) -> str:
+    if isinstance(error, socket.gaierror):
+        return (
+            f"no such host ({error.strerror}). "
+            "Listen on an address of this machine, or on 0.0.0.0 for all of them"
+        )
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"port {address.port} is in use by another program (maybe another MQTT broker). "
+            "Stop that one, or give another --listen"
+        )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return (
+            "this machine has no such address. "
+            "Listen on one that it has, or on 0.0.0.0 for all of them"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return (
+            f"this user may not listen on port {address.port}. Ports from 1024 on are free to all"
+        )
+    return f"cannot listen ({error.strerror}). Give another --listen"
+
+
+def open_log(config: GatewayConfig) -> Log:
+    """Makes the data directory where it is not, and recovers the log. Raises DataUnusable."""
+    data = config.data
+    _prepare(data)
+    try:
+        log = Log.open(
+            data,
+            config.streams,
+            limits=config.log,
+            required_cursors=required_cursors(config),
+        )
+    except LogLocked as error:
+        raise DataUnusable(
+            f"{data} is in use by another gateway ({error}). "
+            "Stop that one, or give this one another --data"
+        ) from error
+    except LogFull as error:
+        raise DataUnusable(
+            f"{data}: the disk is full ({error}). Free some room, or give another --data"
+        ) from error
+    except (LogError, OSError) as error:
+        raise DataUnusable(f"{data}: the log cannot be opened: {error}") from error
+    _report(log)
+    return log
+
+
+def required_cursors(config: GatewayConfig) -> frozenset[str]:
+    """What retention waits for: each upstream's cursor has its name."""
+    return frozenset(upstream.name for upstream in config.upstreams)
+
+
+def _report(log: Log) -> None:
+    """Recovery is always said, and damage as a warning: it is a value, not an exception."""
+    found = log.recovery
+    _log.info(
+        "log.recovered frames=%d records=%d torn_frame=%s clean=%s",
+        found.frames_replayed,
+        found.records_replayed,
+        found.torn_frame,
+        found.clean,
+    )
+    for line in found.lines():
+        _log.warning("log.recovery_found what=%s", line)
+
+
+def _prepare(data: Path) -> None:
+    try:
+        data.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataUnusable(
+            f"the data directory {data} cannot be made ({error.strerror}). "
+            "Make it for this user, or give another --data"
+        ) from error
+    if not os.access(data, os.R_OK | os.W_OK | os.X_OK):
+        raise DataUnusable(
+            f"the data directory {data} cannot be written by this user. "
+            "Change its owner, or give another --data"
+        )
