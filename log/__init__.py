@@ -31,6 +31,7 @@ from log.errors import (
 from log.files import DiskFiles, Files
 from log.housekeeper import Housekeeper
 from log.limits import LogLimits
+from log.opening import Stream
 from log.partition import Partition
 from log.rebatch import rebatch
 from log.record_batch import (
@@ -44,7 +45,7 @@ from log.record_batch import (
     stamp_producer,
 )
 from log.recovery import Lost, RecoveryReport
-from log.store import Log, LogStats, Stream
+from log.store import Log, LogStats
 from log.streams import Retention, StreamSpec, name_problem
 
 __all__ = [

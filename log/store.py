@@ -19,28 +19,25 @@ opening the log again.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from log.checkpoint import Checkpoint, PartitionPoint, read_checkpoint, write_checkpoint
+from log.checkpoint import Checkpoint, PartitionPoint, write_checkpoint
 from log.errors import (
     LogFailed,
     LogFull,
-    LogLocked,
-    LogUnusable,
-    PartitionsReduced,
     UnknownPartition,
 )
 from log.files import DiskFiles, Files
 from log.frame import RUN_HEADER_BYTES, Run, StateChange, run_header, state_entry
-from log.journal import FrameWrite, Journal, create_journal, open_journal, repair_journal
+from log.journal import FrameWrite
 from log.limits import LogLimits
+from log.opening import OpenedDirectory, Stream, open_directory
 from log.partition import Partition, Sealed
 from log.record_batch import RecordTemplate
-from log.recovery import STREAMS_DIRECTORY, Recovery, RecoveryReport
+from log.recovery import RecoveryReport
 from log.streams import StreamSpec
 
 _CURSOR = b"cursor/"
@@ -57,13 +54,6 @@ class Frame:
     write: FrameWrite
     runs: Sequence[tuple[Partition, Run]]
     changes: Sequence[StateChange]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stream:
-    name: str
-    spec: StreamSpec
-    partitions: tuple[Partition, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,14 +84,12 @@ class Log:
         limits: LogLimits,
         now_ms: Callable[[], int],
         required_cursors: frozenset[str],
-        lock: int,
-        journal: Journal,
-        recovery: Recovery,
-        specs: Sequence[StreamSpec],
+        opened: OpenedDirectory,
     ) -> None:
         self._files = files
         self._directory = directory
-        self._lock = lock
+        self._lock = opened.lock
+        journal, recovery = opened.journal, opened.recovery
         self.now_ms = now_ms
         self.limits = limits
         self.required_cursors = required_cursors
@@ -110,7 +98,7 @@ class Log:
         self.recovery: RecoveryReport = recovery.report
         self.partitions: Mapping[int, Partition] = recovery.partitions
         """Every partition on disk by its id, those of streams that are configured no more too."""
-        self.streams: Mapping[str, Stream] = _streams(specs, recovery.partitions.values())
+        self.streams: Mapping[str, Stream] = opened.streams
         self._next_partition_id = recovery.next_partition_id
         self.frame_bytes_max = min(limits.frame_bytes_max, journal.capacity_bytes // 4)
         self._round: list[Partition] = []
@@ -145,36 +133,21 @@ class Log:
         limits = limits or LogLimits()
         files = files or DiskFiles()
         directory = directory.absolute()
-        files.make_directory(directory / STREAMS_DIRECTORY)
+        opened = open_directory(files, directory, streams, limits)
         try:
-            lock = files.lock(directory / "lock")
-        except BlockingIOError as error:
-            raise LogLocked(
-                f"{directory} is in use by another gateway: stop it, or give --data"
-            ) from error
-        try:
-            checkpoint, problems = read_checkpoint(files, directory)
-            journal = _open_journal(files, directory, checkpoint, limits)
-            recovery = Recovery(files, directory, limits, journal)
-            recovery.report.checkpoint_problems = problems
-            recovery.run(checkpoint, streams)
-            _refuse_fewer_partitions(streams, recovery.partitions.values())
             log = cls(
                 files=files,
                 directory=directory,
                 limits=limits,
                 now_ms=now_ms,
                 required_cursors=required_cursors,
-                lock=lock,
-                journal=journal,
-                recovery=recovery,
-                specs=streams,
+                opened=opened,
             )
             # If power fails before this, a new partition has no checkpoint that names it, but its
             # own file.
             log.checkpointed(log.write_checkpoint(log.checkpoint()))
         except BaseException:
-            files.close(lock)
+            files.close(opened.lock)
             raise
         return log
 
@@ -427,49 +400,3 @@ def _point(partition: Partition) -> PartitionPoint:
         valid_bytes=segment.size_bytes,
         sealed_end=segment.end_offset,
     )
-
-
-def _open_journal(
-    files: Files, directory: Path, checkpoint: Checkpoint | None, limits: LogLimits
-) -> Journal:
-    path = directory / "journal"
-    if checkpoint is None:
-        journal = open_journal(files, path)
-        if journal is None:
-            size_bytes, log_id = limits.journal_bytes, os.urandom(16)
-            journal = create_journal(files, path, size_bytes=size_bytes, log_id=log_id)
-        return journal
-    if not files.exists(path):
-        raise LogUnusable(
-            f"{path} is missing: put it back; or remove {directory / 'checkpoint'}* to go on"
-            " without what it held (the newest records and the cursors)"
-        )
-    journal = open_journal(files, path) or repair_journal(files, path, log_id=checkpoint.log_id)
-    if checkpoint.log_id != journal.log_id:
-        raise LogUnusable(
-            f"{path} belongs to another data directory: put back the one that was here"
-        )
-    return journal
-
-
-def _streams(specs: Sequence[StreamSpec], partitions: Iterable[Partition]) -> dict[str, Stream]:
-    by_stream: dict[str, list[Partition]] = {}
-    for partition in partitions:
-        by_stream.setdefault(partition.stream, []).append(partition)
-    return {
-        spec.name: Stream(
-            name=spec.name,
-            spec=spec,
-            partitions=tuple(sorted(by_stream[spec.name], key=lambda partition: partition.index)),
-        )
-        for spec in specs
-    }
-
-
-def _refuse_fewer_partitions(specs: Sequence[StreamSpec], partitions: Iterable[Partition]) -> None:
-    for stream in _streams(specs, partitions).values():
-        if len(stream.partitions) > stream.spec.partition_count:
-            raise PartitionsReduced(
-                f"stream {stream.name!r} has {len(stream.partitions)} partitions on disk and"
-                f" {stream.spec.partition_count} in the configuration: give at least as many"
-            )
