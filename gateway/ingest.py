@@ -1,0 +1,89 @@
+"""From a client and a topic to records in the log.
+
+Owns what a record of an MQTT message looks like: key and partition from the routing table, value
+= payload, headers:
+
+    mqtt.topic             always
+    mqtt.dup               "1" when the PUBLISH had DUP set: its device may have sent it before
+    mqtt.payload-format    5.0, where given: "0" or "1"
+    mqtt.content-type      5.0, where given
+    mqtt.response-topic    5.0, where given
+    mqtt.correlation-data  5.0, where given
+    (others)               5.0 user properties, under their own names
+
+Never waits and never commits: what was appended is in the log's current round, and durable when
+the committer says so. It keeps no table of clients; a connection keeps the routes it uses.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gateway.mqtt.properties import Properties
+from gateway.routing import Router
+from log import Log, Partition, RecordTemplate
+
+if TYPE_CHECKING:
+    from gateway.mqtt.session import Target
+
+TOPIC_HEADER = b"mqtt.topic"
+DUP_HEADER = (b"mqtt.dup", b"1")
+
+
+class Route:
+    """Where one client's messages on one topic go.
+
+    `matched_version` and `targets` are the broker's: the subscribers of this topic, as found at
+    that version of its subscription tree.
+    """
+
+    __slots__ = ("client_id", "key", "matched_version", "partition", "targets", "template", "topic")
+
+    def __init__(self, client_id: str, topic: str, partition: Partition, key: bytes) -> None:
+        self.client_id = client_id
+        self.topic = topic
+        self.partition = partition
+        self.key = key
+        self.template = RecordTemplate(key, ((TOPIC_HEADER, topic.encode()),))
+        self.matched_version = -1
+        self.targets: Sequence[Target] = ()
+
+
+class Ingest:
+    """Appends to `log` by way of `router`, which may be replaced when the configuration changes."""
+
+    def __init__(self, log: Log, router: Router) -> None:
+        self._log = log
+        self._router = router
+        self.append = log.append
+        """`append(partition, template, values)`: the log's own method, without a layer."""
+
+    def replace_router(self, router: Router) -> None:
+        """New routes use it; the caller makes connections drop the routes they hold."""
+        self._router = router
+
+    def route(self, client_id: str, topic: str) -> Route:
+        destination = self._router.destination(client_id, topic)
+        partition = self._log.partition(destination.stream, destination.partition)
+        return Route(client_id, topic, partition, destination.key)
+
+    def template(self, route: Route, *, dup: bool, properties: Properties) -> RecordTemplate:
+        """The template for messages of `route` with these headers besides."""
+        extra = [DUP_HEADER] if dup else []
+        extra += property_headers(properties)
+        if not extra:
+            return route.template
+        return RecordTemplate(route.key, ((TOPIC_HEADER, route.topic.encode()), *extra))
+
+
+def property_headers(properties: Properties) -> list[tuple[bytes, bytes]]:
+    headers: list[tuple[bytes, bytes]] = []
+    if properties.payload_format is not None:
+        headers.append((b"mqtt.payload-format", b"%d" % properties.payload_format))
+    if properties.content_type is not None:
+        headers.append((b"mqtt.content-type", properties.content_type.encode()))
+    if properties.response_topic is not None:
+        headers.append((b"mqtt.response-topic", properties.response_topic.encode()))
+    if properties.correlation_data is not None:
+        headers.append((b"mqtt.correlation-data", properties.correlation_data))
+    headers += [(name.encode(), value.encode()) for name, value in properties.user_properties]
+    return headers

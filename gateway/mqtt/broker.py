@@ -1,0 +1,309 @@
+"""What all connections share: the round of acknowledgements, and local deliveries.
+
+Owns the MQTT side of group commit. Connections append to the log and leave what they want to send
+once that is durable in their `pending`; `cut` takes it all when the round is closed into a frame,
+`durable` sends it after fdatasync returned, one write a connection, and then hands the round's
+messages to local subscribers. So nothing is acknowledged before it is durable, and nobody is
+handed a message that a crash could take back.
+
+When the log fails, nothing more is acknowledged: every connection is ended, and new ones are
+refused (`storage_error`) until the process is restarted.
+
+Sans-I/O: it calls the committer's `request` and the connections' wires, and is called by them.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from gateway.ingest import Ingest, Route
+from gateway.limits import MqttLimits
+from gateway.mqtt.delivery import Delivery, Message, encode_delivery
+from gateway.mqtt.errors import ServerShuttingDown, StorageFailed
+from gateway.mqtt.packets import Will
+from gateway.mqtt.properties import Properties
+from gateway.mqtt.session import Target
+from gateway.mqtt.sessions import SessionTable
+from log import Log, LogError
+
+if TYPE_CHECKING:
+    from gateway.mqtt.endpoint import Endpoint
+    from gateway.mqtt.inbound import Run
+
+_log = logging.getLogger(__name__)
+
+
+class Committer(Protocol):
+    """What the broker needs of `log.Committer`."""
+
+    @property
+    def congested(self) -> bool: ...
+    def request(self) -> None: ...
+    def on_relief(self, callback: Callable[[], None]) -> None: ...
+    async def flush(self) -> None: ...
+
+
+class Listener(Protocol):
+    """Who wants to know about clients; called in the loop's thread, must return at once."""
+
+    def client_connected(self, client_id: str, *, level: int, peer: str, keep_alive_s: int) -> None:
+        """After CONNACK was given away for sending."""
+
+    def client_disconnected(self, client_id: str, *, clean: bool) -> None:
+        """`clean`: by DISCONNECT. Not called when the client is taken over by itself."""
+
+    def message_seen(self, client_id: str, topic: str, payload: bytes) -> None:
+        """A sample: at most one message per client and sweep (about a second)."""
+
+
+class NoListener:
+    def client_connected(self, client_id: str, *, level: int, peer: str, keep_alive_s: int) -> None:
+        pass
+
+    def client_disconnected(self, client_id: str, *, clean: bool) -> None:
+        pass
+
+    def message_seen(self, client_id: str, topic: str, payload: bytes) -> None:
+        pass
+
+
+class Published(NamedTuple):
+    """A run of messages of one route, for the local subscribers in `targets`."""
+
+    route: Route
+    targets: Sequence[Target]
+    qos: int
+    retain: bool
+    properties: Properties
+    received_at_ms: int
+    payloads: Sequence[bytes]
+
+
+class Round(NamedTuple):
+    """What waits for one frame to be durable."""
+
+    acknowledgements: "list[tuple[Endpoint, bytes, int]]"
+    published: list[Published]
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the start."""
+
+    connections_refused: int = 0
+    messages_refused: int = 0
+    deliveries_dropped: int = 0
+
+
+class Broker:
+    """`committer` must call cut/durable/failed: `committer.add_participant(broker)`.
+
+    `now_ms` is monotonic: a clock that is set would end the connections of a whole fleet.
+    """
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        ingest: Ingest,
+        committer: Committer,
+        limits: MqttLimits,
+        now_ms: Callable[[], int],
+        rng: Random,
+        listener: Listener | None = None,
+    ) -> None:
+        self.ingest = ingest
+        self.limits = limits
+        self.now_ms = now_ms
+        self.rng = rng
+        self.committer = committer
+        self.request = committer.request
+        self.listener: Listener = listener or NoListener()
+        self.sessions = SessionTable(log, limits, now_ms())
+        self.tree = self.sessions.tree
+        self.connections: set[Endpoint] = set()
+        self.waiting: list[Endpoint] = []
+        """Connections with something in `pending`, for the next cut."""
+        self.published: list[Published] = []
+        self.paused: set[Endpoint] = set()
+        self.counters = Counters()
+        self.storage_error: LogError | None = None
+        self.is_draining = False
+
+    # -- participant of the committer --------------------------------------------------------
+
+    def cut(self) -> Round | None:
+        if not self.waiting and not self.published:
+            return None
+        acknowledgements = []
+        for connection in self.waiting:
+            acknowledgements.append((connection, connection.pending, connection.pending_count))
+            connection.pending = b""
+            connection.pending_count = 0
+        self.waiting.clear()
+        published = self.published
+        if published:
+            self.published = []
+        return Round(acknowledgements, published)
+
+    def durable(self, token: object) -> None:
+        assert isinstance(token, Round)
+        for connection, data, count in token.acknowledgements:
+            connection.acknowledge(data, count)
+        if token.published:
+            self._deliver(token.published)
+
+    def failed(self, error: BaseException) -> None:
+        self.storage_failed(error if isinstance(error, LogError) else LogError(str(error)))
+
+    def storage_failed(self, error: LogError) -> None:
+        if self.storage_error is None:
+            self.storage_error = error
+            _log.critical(
+                "mqtt.storage_failed error=%s connections=%d", error, len(self.connections)
+            )
+            for connection in list(self.connections):
+                connection.end(StorageFailed("the log failed: nothing is stored or acknowledged"))
+
+    # -- backpressure --------------------------------------------------------------------------
+
+    def hold_back(self, connection: "Endpoint") -> None:
+        """Too much is pending: this publisher is not read until there is relief."""
+        if not self.paused:
+            self.committer.on_relief(self._relief)
+        self.paused.add(connection)
+        connection.pause_for_storage()
+
+    def _relief(self) -> None:
+        paused, self.paused = self.paused, set()
+        for connection in paused:
+            connection.resume_from_storage()
+
+    # -- messages ------------------------------------------------------------------------------
+
+    def match(self, route: Route) -> None:
+        """Finds the subscribers of a route anew, after the tree has changed."""
+        route.targets = self.sessions.targets(route.client_id, route.topic)
+        route.matched_version = self.tree.version
+
+    def publish(self, run: "Run", payloads: Sequence[bytes]) -> None:
+        """Messages that were appended, for the route's subscribers when they are durable."""
+        self.published.append(
+            Published(
+                run.route,
+                run.route.targets,
+                run.qos,
+                run.retain,
+                run.message_properties,
+                self.now_ms(),
+                payloads,
+            )
+        )
+
+    def publish_will(self, client_id: str, will: Will) -> None:
+        """Stores and delivers a will like a PUBLISH of its client; there is nobody to answer."""
+        route = self.ingest.route(client_id, will.topic)
+        template = self.ingest.template(route, dup=False, properties=will.properties)
+        try:
+            self.ingest.append(route.partition, template, (will.payload,))
+        except LogError as error:
+            self.counters.messages_refused += 1
+            _log.warning("mqtt.will_refused client=%r error=%s", client_id, error)
+            return
+        self.match(route)
+        if route.targets:
+            self.published.append(
+                Published(
+                    route,
+                    route.targets,
+                    will.qos,
+                    will.retain,
+                    will.properties,
+                    self.now_ms(),
+                    (will.payload,),
+                )
+            )
+        self.request()
+
+    def _deliver(self, round_published: list[Published]) -> None:
+        now_ms = self.now_ms()
+        output: dict[Endpoint, list[bytes]] = {}
+        for published in round_published:
+            expiry_s = published.properties.message_expiry_s
+            expires_at_ms = None if expiry_s is None else published.received_at_ms + expiry_s * 1000
+            topic = published.route.topic.encode()
+            for payload in published.payloads:
+                message = Message(
+                    topic, payload, published.retain, published.properties, expires_at_ms
+                )
+                self._deliver_one(message, published.qos, published.targets, now_ms, output)
+        for connection, parts in output.items():
+            connection.send(b"".join(parts))
+
+    def _deliver_one(
+        self,
+        message: Message,
+        publish_qos: int,
+        targets: Sequence[Target],
+        now_ms: int,
+        output: "dict[Endpoint, list[bytes]]",
+    ) -> None:
+        encoded: dict[tuple[int, bool, tuple[int, ...]], bytes] = {}
+        for session, qos, retain_as_published, subscription_ids in targets:
+            delivery = Delivery(
+                message,
+                min(qos, publish_qos),
+                message.retain and retain_as_published,
+                subscription_ids,
+            )
+            connection = session.connection
+            if delivery.qos == 0:
+                if connection is None:
+                    continue
+                if not connection.is_writable:
+                    self.counters.deliveries_dropped += 1
+                    continue
+                variant = (connection.level, delivery.retain, subscription_ids)
+                data = encoded.get(variant)
+                if data is None:
+                    data = encode_delivery(delivery, connection.level, 0, now_ms)
+                    encoded[variant] = data
+                if not connection.accepts_size(len(data)):
+                    self.counters.deliveries_dropped += 1
+                    continue
+            else:
+                can_send = connection is not None and connection.is_writable
+                data = session.outbox.push(delivery, now_ms, can_send=can_send)
+            if data and connection is not None:
+                output.setdefault(connection, []).append(data)
+
+    def gone(self, connection: "Endpoint", will: Will | None) -> None:
+        """A connection has ended, for whatever reason; called once."""
+        self.connections.discard(connection)
+        self.paused.discard(connection)
+        session = connection.session
+        if session is not None:
+            due = self.sessions.detach(session, self.now_ms(), will)
+            if due is not None:
+                self.publish_will(connection.client_id, due)
+
+    # -- housekeeping --------------------------------------------------------------------------
+
+    def sweep(self, now_ms: int) -> None:
+        """Once a second: keep-alive, CONNECT time-out, session expiry, wills that are due."""
+        for connection in list(self.connections):
+            connection.sweep(now_ms)
+        for session, will in self.sessions.sweep(now_ms):
+            self.publish_will(session.client_id, will)
+
+    def routes_changed(self) -> None:
+        """The routing table was replaced: connections forget what they resolved."""
+        for connection in self.connections:
+            connection.forget_routes()
+
+    def end_all(self) -> None:
+        """The server stops: every client is told."""
+        for connection in list(self.connections):
+            connection.end(ServerShuttingDown("the gateway is shutting down"))

@@ -1,0 +1,307 @@
+"""One MQTT connection: bytes in, bytes out.
+
+Owns the framing of what it reads, and the hot path: PUBLISH at QoS 0 and 1. Sans-I/O: it writes
+to a `Wire` and reads no clock but the broker's. The sending half is in endpoint.py.
+
+The hot path, `_parse`, takes all packets of a read in one loop. It guesses that a packet has the
+fixed header and topic of the one before (one comparison of bytes), and collects the payloads of
+such a run for one append to the log and one join of PUBACKs. What is acknowledged waits in
+`pending` until the broker says that it is durable. Style rules bend here for speed: positions are
+juggled in local variables, and nothing is made per packet but two slices.
+
+A peer's fault raises a PeerError somewhere below `receive`, which ends the connection with it:
+5.0 clients are sent DISCONNECT (or CONNACK) with its reason code, 3.1.1 has no way to say it.
+"""
+
+from typing import TYPE_CHECKING
+
+from gateway.mqtt.admission import admit
+from gateway.mqtt.control import handle_control
+from gateway.mqtt.decode import Frame, decode_packet, next_frame
+from gateway.mqtt.endpoint import Endpoint, Wire
+from gateway.mqtt.errors import (
+    MqttError,
+    NotConnectFirst,
+    PacketTooLarge,
+    PeerError,
+    ProtocolError,
+    ReceiveMaximumExceeded,
+    StorageFailed,
+    StorageFull,
+)
+from gateway.mqtt.packets import LEVEL_5_0, Connect
+from gateway.mqtt.reason_codes import ReasonCode
+from gateway.mqtt.wire import Reader
+from log import LogFailed, LogFull, RecordTooLarge
+
+if TYPE_CHECKING:
+    from gateway.mqtt.broker import Broker
+    from gateway.mqtt.inbound import Inbound, Run
+    from gateway.mqtt.session import Session
+
+_PUBACK = b"\x40\x02"
+_PUBREC = b"\x50\x02"
+_ID_0 = b"\0\0"
+_NO_PREFIX = b"\0"
+"""Begins no packet that is valid: packet type 0 is reserved."""
+
+
+class Connection(Endpoint):
+    """Feed it with `receive`; say `lost` when the transport is gone."""
+
+    __slots__ = (
+        "_inbound",
+        "_needed_bytes",
+        "_packet_bytes_max",
+        "_prefix",
+        "_rest",
+        "_rest_bytes",
+        "_run",
+        "_size",
+    )
+
+    def __init__(self, wire: Wire, broker: "Broker") -> None:
+        super().__init__(wire, broker)
+        self._packet_bytes_max = broker.limits.packet_bytes_max
+        self._rest: list[bytes] = []
+        self._rest_bytes = 0
+        self._needed_bytes = 0
+        self._inbound: Inbound | None = None
+        self._run: Run | None = None
+        self._prefix = _NO_PREFIX
+        self._size = 0
+        broker.connections.add(self)
+
+    def connected(self, packet: Connect, session: "Session", inbound: "Inbound") -> None:
+        """CONNECT was accepted; CONNACK is the caller's."""
+        self.is_connected = True
+        self.session = session
+        self._inbound = inbound
+        self.client_id = session.client_id
+        self.will = packet.will
+        self.peer_packet_bytes_max = packet.properties.maximum_packet_bytes
+
+    def forget_routes(self) -> None:
+        """The routing table has changed."""
+        self._run = None
+        self._prefix = _NO_PREFIX
+        if self._inbound is not None:
+            self._inbound.forget_routes()
+
+    # -- reading -------------------------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """Bytes from the client. Never raises for what the client did."""
+        if self._rest_bytes:
+            self._rest.append(data)
+            self._rest_bytes += len(data)
+            if self._rest_bytes < self._needed_bytes:
+                return
+            data = b"".join(self._rest)
+            self._rest.clear()
+            self._rest_bytes = 0
+        self.is_active = True
+        try:
+            if self.is_connected:
+                used = self._parse(data)
+            else:
+                used = self._parse_connect(data)
+        except MqttError as error:
+            self.end(error)
+            return
+        if used != len(data) and not self.is_ended:
+            rest = data[used:]
+            self._rest.append(rest)
+            self._rest_bytes = len(rest)
+
+    def _parse_connect(self, data: bytes) -> int:
+        """The first packet must be a CONNECT, of bounded size [MQTT-3.1.0-1]."""
+        if self.is_ended:
+            return len(data)
+        if data[0] != 0x10:
+            raise NotConnectFirst(f"first packet begins with 0x{data[0]:02x}")
+        frame = next_frame(data, 0, len(data), self._broker.limits.connect_bytes_max)
+        if not isinstance(frame, Frame):
+            self._needed_bytes = frame
+            return 0
+        packet = decode_packet(frame.first_byte, Reader(data, frame.start, frame.stop), 0)
+        assert isinstance(packet, Connect)
+        admit(self, self._broker, packet)
+        if self.is_connected and frame.stop < len(data):
+            return frame.stop + self._parse(data[frame.stop :])
+        return frame.stop
+
+    def _parse(self, data: bytes) -> int:
+        """All whole packets of `data`; returns how many bytes they were."""
+        end = len(data)
+        position = 0
+        run = self._run
+        prefix = self._prefix
+        size = self._size
+        prefix_bytes = len(prefix)
+        qos = run.qos if run is not None else 0
+        properties = run.properties if run is not None else b""
+        properties_bytes = len(properties)
+        values: list[bytes] = []
+        ids: list[bytes] = []
+        while position < end:
+            if data.startswith(prefix, position):
+                stop = position + size
+                if stop > end:
+                    self._needed_bytes = stop - position
+                    break
+                at = position + prefix_bytes
+            else:
+                # Another size, topic, kind of packet, or less than a header.
+                if end - position < 2:
+                    self._needed_bytes = 2
+                    break
+                body = position + 2
+                stop = body + data[position + 1]
+                if data[position + 1] >= 0x80:
+                    try:
+                        frame = next_frame(data, position, end, self._packet_bytes_max)
+                    except PeerError:
+                        self._store(run, values, ids)
+                        raise
+                    if not isinstance(frame, Frame):
+                        self._needed_bytes = frame
+                        break
+                    _, body, stop = frame
+                elif stop > end:
+                    self._needed_bytes = stop - position
+                    break
+                first_byte = data[position]
+                if first_byte & 0xF0 != 0x30:
+                    self._store(run, values, ids)
+                    values = []
+                    ids = []
+                    handle_control(self, self._broker, first_byte, Reader(data, body, stop))
+                    position = stop
+                    if self.is_ended:
+                        return end
+                    continue
+                at = body + 2 + int.from_bytes(data[body : body + 2])
+                if (
+                    run is None
+                    or first_byte != run.first_byte
+                    or data[body:at] != run.topic
+                    or stop - at < run.overhead
+                    or not data.startswith(properties, at + 2 if qos else at)
+                ):
+                    self._store(run, values, ids)
+                    values = []
+                    ids = []
+                    inbound = self._inbound
+                    assert inbound is not None
+                    self._run = None
+                    self._prefix = _NO_PREFIX
+                    run = self._run = inbound.find(first_byte, data, body, stop)
+                    qos = run.qos
+                    properties = run.properties
+                    properties_bytes = len(properties)
+                prefix = self._prefix = data[position:at]
+                prefix_bytes = at - position
+                size = self._size = stop - position
+            if qos:
+                packet_id = data[at : at + 2]
+                at += 2
+                if properties_bytes and not data.startswith(properties, at):
+                    prefix = _NO_PREFIX  # look again, at all of the packet
+                    continue
+                at += properties_bytes
+                if qos == 2:
+                    assert run is not None
+                    self._receive_qos_2(run, packet_id, data[at:stop])
+                    position = stop
+                    continue
+                ids.append(packet_id)
+            elif properties_bytes:
+                if not data.startswith(properties, at):
+                    prefix = _NO_PREFIX
+                    continue
+                at += properties_bytes
+            values.append(data[at:stop])
+            position = stop
+        if values:
+            self._store(run, values, ids)
+        if self.unacknowledged_count > self._receive_max:
+            self._window_exceeded()
+        return position
+
+    # -- publishing ----------------------------------------------------------------------------
+
+    def _store(self, run: "Run | None", values: list[bytes], ids: list[bytes]) -> None:
+        """Appends the messages of a run, in order, and leaves their PUBACKs for the round."""
+        if not values:
+            return
+        assert run is not None
+        if _ID_0 in ids:
+            raise ProtocolError("packet identifier 0")  # [MQTT-2.3.1-1], 5.0 [MQTT-2.2.1-3]
+        broker = self._broker
+        try:
+            broker.ingest.append(run.partition, run.template, values)
+        except (LogFull, LogFailed, RecordTooLarge) as error:
+            self._refuse(error, [_PUBACK + b"" + packet_id for packet_id in ids], len(values))
+            return
+        if ids:
+            if not self.pending:
+                broker.waiting.append(self)
+            self.pending += _PUBACK + _PUBACK.join(ids)
+            self.pending_count += len(ids)
+            self.unacknowledged_count += len(ids)
+        self._stored(run, values)
+
+    def _stored(self, run: "Run", values: list[bytes]) -> None:
+        """After an append: commit soon, and see to local subscribers."""
+        broker = self._broker
+        broker.request()
+        if run.route.matched_version != broker.tree.version:
+            broker.match(run.route)
+        if run.route.targets:
+            broker.publish(run, values)
+        if self.is_unseen:
+            self.is_unseen = False
+            broker.listener.message_seen(self.client_id, run.route.topic, values[-1])
+        if broker.committer.congested:
+            broker.hold_back(self)
+
+    def _receive_qos_2(self, run: "Run", id_bytes: bytes, value: bytes) -> None:
+        """Method A of 4.3.3: the identifier is stored with the message, in one frame."""
+        packet_id = int.from_bytes(id_bytes)
+        if packet_id == 0:
+            raise ProtocolError("packet identifier 0")
+        session = self.session
+        assert session is not None
+        if packet_id not in session.received:
+            if len(session.received) + self.unacknowledged_count >= self._receive_max:
+                raise ReceiveMaximumExceeded(f"over {self._receive_max} messages unreleased")
+            try:
+                self._broker.ingest.append(run.partition, run.template, (value,))
+                session.received.add(packet_id)
+                self._broker.sessions.save_received(session)
+            except (LogFull, LogFailed, RecordTooLarge) as error:
+                session.received.discard(packet_id)
+                self._refuse(error, [_PUBREC + id_bytes], 1)
+                return
+            self._stored(run, [value])
+        self.defer(_PUBREC + id_bytes)
+
+    def _refuse(self, error: Exception, answers: list[bytes], count: int) -> None:
+        """The log did not take messages. `answers` are their acknowledgements, as for success."""
+        self._broker.counters.messages_refused += count
+        if isinstance(error, LogFailed):
+            self._broker.storage_failed(error)
+            raise StorageFailed("the log failed: nothing is stored or acknowledged")
+        if isinstance(error, RecordTooLarge):
+            raise PacketTooLarge(str(error))
+        if self.level < LEVEL_5_0 and answers:
+            raise StorageFull("no room for more messages")
+        for answer in answers:
+            first_byte, _, high, low = answer
+            self.defer(bytes((first_byte, 3, high, low, ReasonCode.QUOTA_EXCEEDED)))
+
+    def _window_exceeded(self) -> None:
+        if self.level == LEVEL_5_0:
+            raise ReceiveMaximumExceeded(f"over {self._receive_max} messages unacknowledged")
+        self.pause_for_window()

@@ -1,0 +1,182 @@
+"""What a connected client may send besides PUBLISH, and the answers.
+
+Owns SUBSCRIBE, UNSUBSCRIBE, the acknowledgements of deliveries, PUBREL, PINGREQ and DISCONNECT.
+Whatever changes durable state is answered when that is durable.
+"""
+
+from typing import TYPE_CHECKING
+
+from gateway.mqtt.decode import decode_packet
+from gateway.mqtt.encode import PINGRESP_BYTES, encode_packet
+from gateway.mqtt.errors import (
+    MalformedPacket,
+    MqttError,
+    ProtocolError,
+    QuotaExceeded,
+    SecondConnect,
+)
+from gateway.mqtt.packets import (
+    LEVEL_5_0,
+    Auth,
+    Connect,
+    Disconnect,
+    PingReq,
+    PubAck,
+    PubComp,
+    PubRec,
+    PubRel,
+    SubAck,
+    Subscribe,
+    SubscriptionRequest,
+    UnsubAck,
+    Unsubscribe,
+)
+from gateway.mqtt.reason_codes import ReasonCode
+from gateway.mqtt.session import Session, Subscription
+from gateway.mqtt.sessions import granted_expiry_s
+from gateway.mqtt.topics import check_topic_filter, is_shared
+from gateway.mqtt.wire import Reader
+
+if TYPE_CHECKING:
+    from gateway.mqtt.broker import Broker
+    from gateway.mqtt.endpoint import Endpoint
+
+_FAILURE_3_1_1 = 0x80
+
+
+def handle_control(
+    connection: "Endpoint", broker: "Broker", first_byte: int, reader: Reader
+) -> None:
+    """One packet that is no PUBLISH, from a connected client; raises a PeerError for a bad one."""
+    session = connection.session
+    assert session is not None
+    if first_byte == 0x10:
+        raise SecondConnect("CONNECT on a connected connection")  # [MQTT-3.1.0-2]
+    packet = decode_packet(first_byte, reader, connection.level)
+    match packet:
+        case PingReq():
+            connection.send(PINGRESP_BYTES)
+        case PubAck():
+            connection.send(session.outbox.acknowledged(packet.packet_id, broker.now_ms()))
+        case PubRec():
+            connection.send(session.outbox.received(packet.packet_id, packet.code, broker.now_ms()))
+        case PubComp():
+            connection.send(session.outbox.completed(packet.packet_id, broker.now_ms()))
+        case PubRel():
+            _release(connection, broker, session, packet)
+        case Subscribe():
+            _subscribe(connection, broker, session, packet)
+        case Unsubscribe():
+            _unsubscribe(connection, broker, session, packet)
+        case Disconnect():
+            _disconnect(connection, broker, session, packet)
+        case Auth():
+            raise ProtocolError("AUTH without an authentication method")  # [MQTT-4.12.0-6]
+        case Connect():
+            raise SecondConnect("CONNECT on a connected connection")
+        case _:
+            raise ProtocolError(f"{type(packet).__name__} from a client")
+
+
+def _release(connection: "Endpoint", broker: "Broker", session: Session, packet: PubRel) -> None:
+    """PUBREL. PUBCOMP waits: if power fails before the identifier's removal is on disk, the
+    client's next message of that identifier would be taken for this one."""
+    if packet.packet_id in session.received:
+        session.received.discard(packet.packet_id)
+        broker.sessions.save_received(session)
+        connection.defer(encode_packet(PubComp(packet_id=packet.packet_id), connection.level))
+        return
+    code = ReasonCode.PACKET_IDENTIFIER_NOT_FOUND if connection.level == LEVEL_5_0 else 0
+    connection.defer(
+        encode_packet(PubComp(packet_id=packet.packet_id, code=code), connection.level)
+    )
+
+
+def _subscribe(
+    connection: "Endpoint", broker: "Broker", session: Session, packet: Subscribe
+) -> None:
+    if len(packet.requests) > broker.limits.subscribe_filters_max:
+        raise QuotaExceeded(f"{len(packet.requests)} filters in one SUBSCRIBE")
+    subscription_id = next(iter(packet.properties.subscription_ids), 0)
+    codes = [
+        _grant(connection, broker, session, request, subscription_id) for request in packet.requests
+    ]
+    answer = encode_packet(SubAck(packet_id=packet.packet_id, codes=tuple(codes)), connection.level)
+    _answer_change(connection, broker, session, answer)
+
+
+def _grant(
+    connection: "Endpoint",
+    broker: "Broker",
+    session: Session,
+    request: SubscriptionRequest,
+    subscription_id: int,
+) -> int:
+    """The SUBACK code of one filter: a bad one does not end the connection (3.9.3)."""
+    is_5_0 = connection.level == LEVEL_5_0
+    if is_shared(request.filter):
+        if request.no_local:
+            raise ProtocolError("No Local on a shared subscription")  # [MQTT-3.8.3-4]
+        return ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED if is_5_0 else _FAILURE_3_1_1
+    try:
+        check_topic_filter(
+            request.filter,
+            bytes_max=broker.limits.topic_bytes_max,
+            levels_max=broker.limits.topic_levels_max,
+        )
+        broker.sessions.subscribe(
+            session,
+            Subscription(
+                filter=request.filter,
+                qos=request.qos,
+                no_local=request.no_local,
+                retain_as_published=request.retain_as_published,
+                subscription_id=subscription_id,
+            ),
+        )
+    except MqttError as error:
+        return error.reason if is_5_0 else _FAILURE_3_1_1
+    return request.qos
+
+
+def _unsubscribe(
+    connection: "Endpoint", broker: "Broker", session: Session, packet: Unsubscribe
+) -> None:
+    if len(packet.filters) > broker.limits.subscribe_filters_max:
+        raise QuotaExceeded(f"{len(packet.filters)} filters in one UNSUBSCRIBE")
+    codes = [
+        ReasonCode.SUCCESS
+        if broker.sessions.unsubscribe(session, topic_filter)
+        else ReasonCode.NO_SUBSCRIPTION_EXISTED
+        for topic_filter in packet.filters
+    ]
+    answer = encode_packet(
+        UnsubAck(packet_id=packet.packet_id, codes=tuple(codes)), connection.level
+    )
+    _answer_change(connection, broker, session, answer)
+
+
+def _answer_change(
+    connection: "Endpoint", broker: "Broker", session: Session, answer: bytes
+) -> None:
+    if session.is_stored:
+        broker.sessions.save(session)
+        connection.defer(answer)
+    else:
+        connection.send(answer)
+
+
+def _disconnect(
+    connection: "Endpoint", broker: "Broker", session: Session, packet: Disconnect
+) -> None:
+    """[MQTT-3.14.4-3] the will is discarded, unless the client asks for it (reason 0x04) or
+    reports an error of its own."""
+    expiry_s = packet.properties.session_expiry_s
+    if packet.properties.server_reference is not None:
+        raise MalformedPacket("Server Reference from a client")
+    if expiry_s is not None:
+        if session.expiry_s == 0 and expiry_s:
+            raise ProtocolError("a session that ends now cannot be prolonged")  # 3.14.2.2.2
+        broker.sessions.change_expiry(session, granted_expiry_s(expiry_s, broker.limits))
+        broker.request()
+    connection.disconnected(with_will=packet.code != ReasonCode.SUCCESS)

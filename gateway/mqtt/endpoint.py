@@ -1,0 +1,251 @@
+"""The sending half of a connection, and its life.
+
+Owns what is written and when, why a connection is not read, keep-alive, and how it ends. The
+reading half is in connection.py, which derives from this.
+
+`pending` holds what may be sent only when the log's round is durable; the broker takes it at the
+cut and gives it back through `acknowledge`.
+"""
+
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.mqtt.admission import refusal
+from gateway.mqtt.encode import encode_packet
+from gateway.mqtt.errors import (
+    KeepAliveExpired,
+    MqttError,
+    NotConnectFirst,
+    PeerError,
+    SessionTakenOver,
+    UnsupportedProtocolVersion,
+)
+from gateway.mqtt.packets import LEVEL_5_0, Disconnect, Will
+from gateway.mqtt.properties import NO_PROPERTIES, Properties
+
+if TYPE_CHECKING:
+    from gateway.mqtt.broker import Broker
+    from gateway.mqtt.session import Session
+
+_log = logging.getLogger(__name__)
+
+# Why a connection is not read; plain integers, for they are tested with every acknowledgement.
+_STORAGE = 1
+_WINDOW = 2
+_PEER_NOT_READING = 4
+_DRAIN = 8
+
+_REASON_STRING_ROOM_BYTES = 256
+
+
+class Wire(Protocol):
+    """The transport of a connection. `close` sends what was written first."""
+
+    peer: str
+
+    def write(self, data: bytes) -> None: ...
+    def close(self) -> None: ...
+    def pause_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+
+class Endpoint:
+    """A client as the server sees it. Neither connected nor ended: it waits for CONNECT."""
+
+    __slots__ = (
+        "__weakref__",
+        "_broker",
+        "_is_held",
+        "_last_active_ms",
+        "_paused",
+        "_receive_max",
+        "_wire",
+        "_write",
+        "client_id",
+        "is_active",
+        "is_connected",
+        "is_ended",
+        "is_unseen",
+        "is_writable",
+        "keep_alive_s",
+        "level",
+        "peer_packet_bytes_max",
+        "pending",
+        "pending_count",
+        "session",
+        "unacknowledged_count",
+        "will",
+    )
+
+    def __init__(self, wire: Wire, broker: "Broker") -> None:
+        self._wire = wire
+        self._write = wire.write
+        self._broker = broker
+        self._last_active_ms = broker.now_ms()
+        self._is_held = False
+        self._paused = 0
+        self._receive_max = broker.limits.receive_max
+        self.is_active = False
+        """Whole packets came since the last sweep."""
+        self.is_connected = False
+        self.is_ended = False
+        self.is_unseen = True
+        """The listener was given no message since the last sweep."""
+        self.is_writable = True
+        self.level = 0
+        self.client_id = ""
+        self.session: Session | None = None
+        self.will: Will | None = None
+        self.keep_alive_s = 0
+        self.peer_packet_bytes_max: int | None = None
+        self.pending = b""
+        self.pending_count = 0
+        """PUBACKs in `pending`."""
+        self.unacknowledged_count = 0
+
+    @property
+    def peer(self) -> str:
+        """Who is at the other end, for logs."""
+        return self._wire.peer
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        """Now, or behind a CONNACK that waits for the log."""
+        if not data or self.is_ended:
+            return
+        if self._is_held:
+            self.defer(data)
+        else:
+            self._write(data)
+
+    def defer(self, data: bytes) -> None:
+        """Once all that is in the log's round now is durable."""
+        if not self.pending:
+            self._broker.waiting.append(self)
+        self.pending += data
+        self._broker.request()
+
+    def hold(self) -> None:
+        """Nothing may overtake what is deferred next (a CONNACK)."""
+        self._is_held = True
+
+    def acknowledge(self, data: bytes, count: int) -> None:
+        """A round is durable: `data`, with `count` PUBACKs, was in `pending` when it was cut."""
+        self._is_held = False
+        if self.is_connected:
+            self._write(data)
+            self.unacknowledged_count -= count
+            if self._paused & _WINDOW and self.unacknowledged_count <= self._receive_max:
+                self._resume(_WINDOW)
+
+    def accepts_size(self, size_bytes: int) -> bool:
+        """[MQTT-3.1.2-24] whether a packet is not larger than the client said."""
+        limit = self.peer_packet_bytes_max
+        return limit is None or size_bytes <= limit
+
+    # -- not reading ---------------------------------------------------------------------------
+
+    def writing_paused(self) -> None:
+        """The transport's buffer is full: the client does not read."""
+        self.is_writable = False
+        self._pause(_PEER_NOT_READING)
+
+    def writing_resumed(self) -> None:
+        self.is_writable = True
+        self._resume(_PEER_NOT_READING)
+        if self.session is not None and self.is_connected:
+            self.send(self.session.outbox.fill(self._broker.now_ms()))
+
+    def pause_for_window(self) -> None:
+        self._pause(_WINDOW)
+
+    def pause_for_storage(self) -> None:
+        self._pause(_STORAGE)
+
+    def resume_from_storage(self) -> None:
+        self._resume(_STORAGE)
+
+    def pause_for_drain(self) -> None:
+        self._pause(_DRAIN)
+
+    def _pause(self, why: int) -> None:
+        if not self._paused and not self.is_ended:
+            self._wire.pause_reading()
+        self._paused |= why
+
+    def _resume(self, why: int) -> None:
+        was_paused = self._paused
+        self._paused &= ~why
+        if was_paused and not self._paused and not self.is_ended:
+            self._wire.resume_reading()
+
+    def forget_routes(self) -> None:
+        """The routing table has changed; the reading half has what to forget."""
+
+    # -- life ----------------------------------------------------------------------------------
+
+    def sweep(self, now_ms: int) -> None:
+        """Once a second."""
+        self.is_unseen = True
+        if not self.is_connected:
+            if now_ms - self._last_active_ms >= self._broker.limits.connect_timeout_ms:
+                self.end(NotConnectFirst("no CONNECT in time"))
+        elif self.is_active or self._paused & ~_PEER_NOT_READING:
+            self.is_active = False
+            self._last_active_ms = now_ms
+        elif self.keep_alive_s and now_ms - self._last_active_ms > self.keep_alive_s * 1500:
+            # [MQTT-3.1.2-24] / 5.0 [MQTT-3.1.2-22]: one and a half times the keep-alive.
+            self.end(KeepAliveExpired(f"silent for over {self.keep_alive_s * 1.5} s"))
+
+    def end(self, error: MqttError) -> None:
+        """The server ends the connection, saying why where the protocol lets it."""
+        if self.is_ended:
+            return
+        if isinstance(error, PeerError):
+            _log.info(
+                "mqtt.client_fault client=%r peer=%s error=%s reason=0x%02x detail=%r",
+                self.client_id,
+                self.peer,
+                type(error).__name__,
+                error.reason,
+                str(error),
+            )
+        if not self.is_connected:
+            self._write_refusal(error)
+        elif self.level == LEVEL_5_0:
+            self._write(encode_packet(self._disconnect_for(error), LEVEL_5_0))
+        self._close(self.will, is_clean=False, is_takeover=isinstance(error, SessionTakenOver))
+
+    def disconnected(self, *, with_will: bool) -> None:
+        """The client said DISCONNECT."""
+        self._close(self.will if with_will else None, is_clean=not with_will)
+
+    def lost(self) -> None:
+        """The transport is gone."""
+        self._close(self.will, is_clean=False)
+
+    def _write_refusal(self, error: MqttError) -> None:
+        level = error.level if isinstance(error, UnsupportedProtocolVersion) else self.level
+        answer = refusal(error.reason, str(error), level)
+        if answer:
+            self._write(answer)
+        self._broker.counters.connections_refused += 1
+
+    def _disconnect_for(self, error: MqttError) -> Disconnect:
+        limit = self.peer_packet_bytes_max
+        if limit is not None and limit < _REASON_STRING_ROOM_BYTES:
+            return Disconnect(code=error.reason, properties=NO_PROPERTIES)  # [MQTT-3.14.2-3]
+        text = str(error)[: _REASON_STRING_ROOM_BYTES // 4]
+        return Disconnect(code=error.reason, properties=Properties(reason_string=text))
+
+    def _close(self, will: Will | None, *, is_clean: bool, is_takeover: bool = False) -> None:
+        if self.is_ended:
+            return
+        was_connected = self.is_connected
+        self.is_ended = True
+        self.is_connected = False
+        self._wire.close()
+        self._broker.gone(self, will)
+        if was_connected and not is_takeover:
+            self._broker.listener.client_disconnected(self.client_id, clean=is_clean)
