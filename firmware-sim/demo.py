@@ -1,4 +1,4 @@
-"""`firmware-sim demo`: the whole path on one machine, with accidents, and every message accounted for.
+"""`firmware-sim demo`: the whole path, with accidents, and every message accounted for.
 
 Owns the script: what happens when. The stage has the processes, the fleet the devices, the view
 the words, the auditor the verdict.

@@ -155,6 +155,7 @@ class Device:
                 self._event("ack-timeout")
                 self._link.abort()
                 return
+            self._link.pump()
             if self.profile.resend_ms:
                 self._link.resend(now_ms - self.profile.resend_ms)
             if self.profile.asleep_ms and self._sampling and now_ms > sleep_at_ms:

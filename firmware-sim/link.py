@@ -14,6 +14,8 @@ from outbox import Message
 
 CONNECT_TIMEOUT_S = 5.0
 SESSION_EXPIRY_S = 86_400
+REFUSED_PAUSE_MS = 1000
+"""After a refusal (a full disk, say) a device waits so long before it sends anything new."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,14 @@ from typing import Any
 
 import paho.mqtt.client as paho
 from errors import LinkError
-from link import CONNECT_TIMEOUT_S, SESSION_EXPIRY_S, Identity, Recorder, wall_ms
+from link import (
+    CONNECT_TIMEOUT_S,
+    REFUSED_PAUSE_MS,
+    SESSION_EXPIRY_S,
+    Identity,
+    Recorder,
+    wall_ms,
+)
 from outbox import Outbox, Slot
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -61,6 +68,7 @@ class PahoLink:
         self._loop = asyncio.get_running_loop()
         self._packet_ids: dict[int, int] = {}
         self._first_time: Slot | None = None
+        self._paused_until_ms = 0
         self._connected: asyncio.Future[None] | None = None
         self._misc: asyncio.Task[None] | None = None
         self._properties = _properties(PacketTypes.PUBLISH)
@@ -96,6 +104,8 @@ class PahoLink:
 
     def pump(self) -> None:
         """First transmissions."""
+        if wall_ms() < self._paused_until_ms:
+            return
         while not self.closed.is_set() and (slot := self._outbox.next_to_send(wall_ms())):
             message = slot.message
             self._first_time = slot
@@ -146,6 +156,7 @@ class PahoLink:
         message = self._outbox.on_refused(self._packet_ids.pop(mid, 0))
         if message is not None:
             self._recorder.refused(message, code)
+            self._paused_until_ms = wall_ms() + REFUSED_PAUSE_MS
 
     def _new_client(self) -> _ObservedClient:
         client = _ObservedClient(
