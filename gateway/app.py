@@ -2,7 +2,8 @@
 
 Owns the process: the event loop, signals, the order of start and stop, and what a reload does.
 
-    start    log (recovery) -> committer -> housekeeper -> devices -> bridges -> MQTT
+    start    address bound -> log (recovery) -> committer, housekeeper -> devices -> bridges
+             -> MQTT
     stop     the other way round: no new clients, what was read is durable and acknowledged,
              clients are told -> bridges -> devices -> log sealed and checkpointed
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -27,8 +29,9 @@ from devices import DeviceRecorder, DevicesError, DeviceStore, DeviceTable
 from gateway.config import DEFAULT_STREAM, GatewayConfig
 from gateway.errors import GatewayError, StartFailed
 from gateway.ingest import Ingest
-from gateway.mqtt.server import MqttServer, MqttSettings
-from gateway.places import listen_failed, open_log, required_cursors
+from gateway.mqtt.broker import Broker
+from gateway.mqtt.server import Server
+from gateway.places import bind, open_log, required_cursors
 from gateway.presence import DevicePresence
 from gateway.reload import plan_reload
 from gateway.routing import Router
@@ -62,6 +65,11 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def monotonic_ms() -> int:
+    """Milliseconds of a clock that is never set: for time-outs."""
+    return time.monotonic_ns() // 1_000_000
+
+
 class Gateway:
     """One gateway: `await run()` is its whole life."""
 
@@ -90,6 +98,8 @@ class Gateway:
     async def _start(self, parts: AsyncExitStack) -> None:
         """Starts each part and pushes how it stops; a failure here unwinds what was started."""
         config = self.config
+        listener = bind(config.listen)
+        parts.callback(listener.close)
         self._log = open_log(config)
         parts.callback(self._log.close)
         self._committer = Committer(self._log, self._loop)
@@ -105,19 +115,19 @@ class Gateway:
         for upstream in config.upstreams:
             await self._start_bridge(upstream)
         self._ingest = Ingest(self._log, _router(config))
-        self._server = MqttServer(
-            MqttSettings(host=config.listen.host, port=config.listen.port, limits=config.limits),
+        self._broker = Broker(
             log=self._log,
             ingest=self._ingest,
             committer=self._committer,
-            loop=self._loop,
+            limits=config.limits,
+            now_ms=monotonic_ms,
+            rng=random.SystemRandom(),
             listener=None if recorder is None else DevicePresence(recorder.table, now_ms),
         )
-        try:
-            self._port = await self._server.start()
-        except OSError as error:
-            raise listen_failed(config.listen, error) from error
-        parts.push_async_callback(self._within, "mqtt", self._server.drain)
+        self._committer.add_participant(self._broker)
+        server = Server(self._broker)
+        parts.push_async_callback(self._within, "mqtt", server.stop)
+        self._port = await server.start(listener)
 
     async def _within(self, part: str, stop: Callable[[], Awaitable[None]]) -> None:
         """Stops one part, but not beyond the deadline of the whole stop."""
@@ -152,8 +162,8 @@ class Gateway:
         logging.getLogger().setLevel(plan.config.log_level.upper())
         if old.routes != plan.config.routes:
             self._ingest.replace_router(router)
-            self._server.broker.routes_changed()
-        self._server.broker.limits = plan.config.limits
+            self._broker.routes_changed()
+        self._broker.limits = plan.config.limits
         specs = {spec.name: spec for spec in plan.config.streams}
         for partition in self._log.partitions.values():
             partition.spec = specs.get(partition.stream, partition.spec)

@@ -56,7 +56,7 @@ def run(
 
 
 @app.command
-def check_config(file: Path) -> None:
+def check_config(file: Path, /) -> None:
     """Say what is wrong in a configuration file, where, and what would be right."""
     loaded = load(Flags(config=file), default_data=_default_data())
     console = Console(highlight=False, soft_wrap=True)

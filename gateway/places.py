@@ -18,10 +18,30 @@ from log import Log, LogError, LogFull, LogLocked
 
 _log = logging.getLogger(__name__)
 
+_BACKLOG_MAX = 1024
+"""Connections the kernel completes before we take them: a fleet that reconnects all at once."""
 
-def listen_failed(address: Address, error: OSError) -> ListenFailed:
-    """What to tell a person whose listen address could not be had."""
-    return ListenFailed(f"mqtt://{address}: {_why_not_bound(error, address)}")
+
+def bind(address: Address) -> socket.socket:
+    """A listening socket. Raises ListenFailed."""
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            # A restart must not wait a minute for the old connections' TIME_WAIT.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(place)
+            # The kernel says "in use" of a port with SO_REUSEADDR only here.
+            listener.listen(_BACKLOG_MAX)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ListenFailed(f"mqtt://{address}: {_why_not_bound(error, address)}") from error
+    listener.setblocking(False)
+    return listener
 
 
 def _why_not_bound(error: OSError, address: Address) -> str:

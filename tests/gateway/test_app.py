@@ -1,0 +1,189 @@
+"""gateway/app.py as a process: readiness, signals, reload, restart."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import paho.mqtt.client as paho
+import pytest
+from paho.mqtt.enums import CallbackAPIVersion
+
+from tests.rigs import GatewayProcess, free_port, wait_for
+
+from log import Log, StreamSpec  # isort: skip
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[GatewayProcess]:
+    with GatewayProcess(tmp_path / "data") as process:
+        yield process
+
+
+def connect(gateway: GatewayProcess, name: str = "device") -> paho.Client:
+    client = paho.Client(CallbackAPIVersion.VERSION2, name, protocol=paho.MQTTv311)
+    client.connect("127.0.0.1", gateway.port)
+    client.loop_start()
+    return client
+
+
+def publish(client: paho.Client, topic: str, count: int, *, qos: int = 1) -> None:
+    """Returns when all are acknowledged."""
+    sent = [client.publish(topic, f"{number}".encode(), qos=qos) for number in range(count)]
+    for each in sent:
+        each.wait_for_publish(10)
+
+
+def stored(data: Path, stream: str = "mqtt", partition_count: int = 3) -> dict[bytes, list[bytes]]:
+    """Values by key, in order, of a gateway that has ended."""
+    log = Log.open(data, [StreamSpec(name=stream, partition_count=partition_count)])
+    found: dict[bytes, list[bytes]] = {}
+    for partition in log.streams[stream].partitions:
+        for record in partition.records(partition.start_offset, count_max=1_000_000):
+            found.setdefault(record.key or b"", []).append(record.value or b"")
+    log.close()
+    return found
+
+
+def test_readiness_line_has_the_bound_address_the_data_and_the_upstream(
+    gateway: GatewayProcess,
+) -> None:
+    assert (
+        f"ready mqtt://127.0.0.1:{gateway.port} data={gateway.data_dir} upstream=none"
+        in gateway.output_since_start().splitlines()
+    )
+
+
+def test_sigterm_ends_with_0_within_10_s_and_keeps_what_was_acknowledged(
+    gateway: GatewayProcess,
+) -> None:
+    client = connect(gateway)
+    publish(client, "a/b", 1000)
+    started = time.monotonic()
+    assert gateway.terminate() == 0
+    assert time.monotonic() - started < 10
+    client.loop_stop()
+    assert stored(gateway.data_dir) == {b"device": [b"%d" % number for number in range(1000)]}
+
+
+def test_sigterm_seals_so_that_the_next_start_replays_nothing(gateway: GatewayProcess) -> None:
+    client = connect(gateway)
+    publish(client, "a/b", 100)
+    assert gateway.terminate() == 0
+    client.loop_stop()
+    gateway.start()
+    assert "log.recovered frames=0 records=0 torn_frame=False clean=True" in (
+        gateway.output_since_start()
+    )
+
+
+def test_sigint_ends_like_sigterm(gateway: GatewayProcess) -> None:
+    gateway.send(signal.SIGINT)
+    assert gateway.wait() == 0
+
+
+def test_sigkill_loses_nothing_that_was_acknowledged(gateway: GatewayProcess) -> None:
+    client = connect(gateway)
+    publish(client, "a/b", 500)
+    publish(client, "a/b", 500, qos=2)
+    gateway.kill()
+    client.loop_stop()
+    gateway.start()
+    assert gateway.terminate() == 0
+    assert stored(gateway.data_dir) == {b"device": [b"%d" % number for number in range(500)] * 2}
+
+
+def test_upstream_that_is_not_there_is_no_error(tmp_path: Path) -> None:
+    gateway = GatewayProcess(tmp_path / "data", upstream=f"kafka://127.0.0.1:{free_port()}")
+    with gateway:
+        client = connect(gateway)
+        publish(client, "a/b", 10)
+        client.loop_stop()
+        started = time.monotonic()
+        assert gateway.terminate() == 0
+        assert time.monotonic() - started < 10
+
+
+def reload(gateway: GatewayProcess, config: Path, text: str, answer: str) -> str:
+    config.write_text(text)
+    before = gateway.output_since_start().count("gateway.reload")
+    gateway.send(signal.SIGHUP)
+    wait_for(
+        lambda: gateway.output_since_start().count("gateway.reload") > before,
+        timeout=10,
+        what="an answer to SIGHUP",
+    )
+    time.sleep(0.1)
+    output = gateway.output_since_start()
+    assert answer in output
+    return output
+
+
+STREAMS = "[stream.mqtt]\npartitions = 1\n[stream.second]\npartitions = 1\n"
+
+
+def test_sighup_changes_routes_live(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text(STREAMS)
+    with GatewayProcess(tmp_path / "data", config=config) as gateway:
+        client = connect(gateway)
+        publish(client, "a/b", 3)
+        text = STREAMS + '[[route]]\nfilter = "a/#"\nstream = "second"\n'
+        reload(gateway, config, text, "gateway.reloaded changed=[[route]]")
+        # The same connection, which had resolved this topic before.
+        publish(client, "a/b", 2)
+        client.loop_stop()
+        assert gateway.terminate() == 0
+    assert stored(gateway.data_dir, "mqtt", 1) == {b"device": [b"0", b"1", b"2"]}
+    assert stored(gateway.data_dir, "second", 1) == {b"device": [b"0", b"1"]}
+
+
+def test_sighup_says_what_needs_a_restart(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text("")
+    with GatewayProcess(tmp_path / "data", config=config) as gateway:
+        text = "[stream.mqtt]\npartitions = 9\n"
+        reload(gateway, config, text, "gateway.reload_incomplete needs_restart=[stream]")
+        publish(connect(gateway), "a/b", 1)
+
+
+def test_sighup_with_a_broken_file_leaves_the_old_configuration_in_force(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text("")
+    with GatewayProcess(tmp_path / "data", config=config) as gateway:
+        text = "[stream.mqtt]\npartition = 9\n"
+        output = reload(gateway, config, text, "gateway.reload_refused in_force=old")
+        assert "Did you mean 'partitions'?" in output
+        publish(connect(gateway), "a/b", 1)
+        # And when there is no file at all.
+        config.unlink()
+        gateway.send(signal.SIGHUP)
+        wait_for(
+            lambda: gateway.output_since_start().count("reload_refused") == 2,
+            timeout=10,
+            what="a second refusal",
+        )
+        publish(connect(gateway, "other"), "a/b", 1)
+
+
+def test_flags_stay_in_force_after_sighup(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text("")
+    with GatewayProcess(tmp_path / "data", config=config) as gateway:
+        text = 'listen = "mqtt://127.0.0.1:1"\nlog_level = "debug"\n'
+        output = reload(gateway, config, text, "gateway.reloaded changed=log_level")
+        assert "needs_restart" not in output
+
+
+def test_devices_seen_are_in_the_table(gateway: GatewayProcess) -> None:
+    import sqlite3
+
+    client = connect(gateway, "sensor-1")
+    publish(client, "a/b", 2)
+    assert gateway.terminate() == 0
+    client.loop_stop()
+    with sqlite3.connect(gateway.data_dir / "devices.db") as database:
+        rows = database.execute("SELECT client_id, protocol, last_topic FROM device").fetchall()
+    assert rows == [("sensor-1", "MQTT 3.1.1", "a/b")]
