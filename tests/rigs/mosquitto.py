@@ -21,10 +21,14 @@ user root
 
 
 class Mosquitto:
-    """One broker without persistence and without limits on what is in flight."""
+    """One broker without persistence and without limits on what is in flight.
 
-    def __init__(self, directory: Path) -> None:
+    settings: further lines of its configuration.
+    """
+
+    def __init__(self, directory: Path, *, settings: str = "") -> None:
         self.directory = directory
+        self._settings = settings
         self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -35,7 +39,7 @@ class Mosquitto:
             raise FileNotFoundError("mosquitto is not installed")
         self.directory.mkdir(parents=True, exist_ok=True)
         config = self.directory / "mosquitto.conf"
-        config.write_text(_CONFIG.format(port=self.port))
+        config.write_text(_CONFIG.format(port=self.port) + self._settings)
         self.process = subprocess.Popen([*prefix, program, "-c", str(config)])
         wait_for_port(self.port)
 

@@ -1,0 +1,83 @@
+"""mqttload, the load of bench/ingest: made from bench/mqttload.c when it is not there yet."""
+
+from __future__ import annotations
+
+import re
+import resource
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.machine import Cores
+
+_SOURCE = Path(__file__).with_name("mqttload.c")
+_LINE = re.compile(r"^(\d+) msg/s  \(n=(\d+), ([\d.]+)s.*p50=(\d+)us p99=(\d+)us")
+_SPARE_DESCRIPTORS = 256
+
+
+class LoadFailed(Exception):
+    """The load ended before its time; the text has what it said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What the load does. At QoS 0 a window is only the unit of writing."""
+
+    qos: int
+    connections: int
+    window: int
+    payload_bytes: int = 64
+
+    @property
+    def name(self) -> str:
+        return f"QoS {self.qos}, {self.connections} x {self.window}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadResult:
+    """`count`: acknowledged (QoS 1), or given to the kernel (QoS 0), in `took_s`."""
+
+    count: int
+    took_s: float
+    p50_us: int
+    p99_us: int
+
+
+def build_load(directory: Path) -> Path:
+    """The program. Raises LoadFailed where there is no C compiler."""
+    program = directory / "mqttload"
+    if program.exists() and program.stat().st_mtime >= _SOURCE.stat().st_mtime:
+        return program
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise LoadFailed("no C compiler for the load; sudo apt-get install gcc libc6-dev")
+    subprocess.run([compiler, "-O2", "-o", str(program), str(_SOURCE)], check=True)
+    return program
+
+
+def raise_descriptor_limit(connections: int) -> None:
+    """For this process and those it starts. Raises LoadFailed where the hard limit is too low."""
+    wanted = connections + _SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= wanted:
+        return
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise LoadFailed(f"{wanted} file descriptors are needed, the hard limit is {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def run_load(program: Path, port: int, shape: Shape, seconds: float, cores: Cores) -> LoadResult:
+    """Raises LoadFailed when it was refused or dropped."""
+    numbers = (port, shape.connections, shape.window, shape.qos, shape.payload_bytes, seconds)
+    command = [*cores.pin_load(), str(program), *map(str, numbers)]
+    finished = subprocess.run(command, capture_output=True, timeout=seconds + 60)
+    output = finished.stdout.decode()
+    match = _LINE.match(output)
+    if finished.returncode != 0 or match is None:
+        error = finished.stderr.decode().strip()
+        raise LoadFailed(f"{shape.name}: exit {finished.returncode}: {error or output}")
+    rate, count, _, p50, p99 = match.groups()
+    # The line rounds the time to a tenth; count / rate is exact.
+    took_s = int(count) / int(rate) if int(rate) else seconds
+    return LoadResult(count=int(count), took_s=took_s, p50_us=int(p50), p99_us=int(p99))

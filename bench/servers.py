@@ -1,0 +1,114 @@
+"""The servers under test, alike to a bench: start, pid, port, how many messages came in, stop."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import Protocol
+
+from bench.machine import Cores
+from bench.mqtt_probe import Probe
+from log import Log, Retention, StreamSpec
+from tests.rigs import GatewayProcess, Mosquitto
+
+_STREAM = "mqtt"
+_SYS_INTERVAL_S = 1
+
+
+class Server(Protocol):
+    """A broker in a process of its own, pinned, with nothing stored at the start."""
+
+    name: str
+
+    def start(self) -> None: ...
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def port(self) -> int: ...
+
+    def finish(self) -> int:
+        """Stops it; gives how many messages it had received."""
+        ...
+
+
+class MosquittoServer:
+    """mosquitto as Debian ships it, without persistence, without limits."""
+
+    name = "mosquitto"
+
+    def __init__(self, directory: Path, cores: Cores) -> None:
+        self._directory = directory / "mosquitto"
+        self._broker = Mosquitto(self._directory, settings=f"sys_interval {_SYS_INTERVAL_S}\n")
+        self._prefix = cores.pin_server()
+
+    def start(self) -> None:
+        self._broker.start(prefix=self._prefix)
+
+    @property
+    def pid(self) -> int:
+        assert self._broker.process is not None, "start() comes first"
+        return self._broker.process.pid
+
+    @property
+    def port(self) -> int:
+        return self._broker.port
+
+    def finish(self) -> int:
+        time.sleep(_SYS_INTERVAL_S + 0.3)  # its counters are published once an interval
+        with Probe(self.port, "counter") as probe:
+            (count,) = probe.listen("$SYS/broker/publish/messages/received", 1)
+        self._broker.stop()
+        shutil.rmtree(self._directory)
+        return int(count)
+
+
+class GatewayServer:
+    """`sluicegate run`; counts what is in its log after it has ended."""
+
+    def __init__(self, directory: Path, cores: Cores, *, partition_count: int) -> None:
+        self.name = f"sluicegate, {partition_count} partitions"
+        self.partition_count = partition_count
+        self._directory = directory / "gateway"
+        shutil.rmtree(self._directory, ignore_errors=True)
+        self._directory.mkdir(parents=True)
+        config = self._directory / "gateway.toml"
+        config.write_text(
+            f'log_level = "warning"\n[stream.{_STREAM}]\npartitions = {partition_count}\n'
+        )
+        self.data = self._directory / "data"
+        self._process = GatewayProcess(self.data, config=config, prefix=cores.pin_server())
+
+    def start(self) -> None:
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def port(self) -> int:
+        return self._process.port
+
+    def finish(self) -> int:
+        status = self._process.terminate(timeout=30)
+        output = self._process.output.read_text()
+        if status != 0 or re.search(r"\b(ERROR|CRITICAL|Traceback)\b", output):
+            raise RuntimeError(f"the gateway ended with {status}:\n{output[-4000:]}")
+        count = stored_count(self.data, partition_count=self.partition_count)
+        shutil.rmtree(self._directory)
+        return count
+
+
+def stored_count(data: Path, *, partition_count: int, stream: str = _STREAM) -> int:
+    """Records in the log of a gateway that has ended."""
+    spec = StreamSpec(name=stream, partition_count=partition_count, retention=Retention())
+    log = Log.open(data, [spec])
+    try:
+        partitions = log.streams[stream].partitions
+        return sum(each.durable_end - each.start_offset for each in partitions)
+    finally:
+        log.close()
