@@ -205,7 +205,10 @@ class Partition:
             batch = frame_block(block, compression_level=limits.zstd_level)
             segment = self.segments[-1]
             if not segment.has_room(
-                group_bytes + len(batch), block.end_offset, limits.segment_bytes_max
+                len(batch),
+                block.end_offset,
+                limits.segment_bytes_max,
+                waiting_bytes=group_bytes,
             ):
                 if group:
                     written += segment.append(group)

@@ -79,10 +79,14 @@ class Segment:
         # first.
         self._files.sync_directory(self._directory)
 
-    def has_room(self, batch_bytes: int, last_offset: int, bytes_max: int) -> bool:
+    def has_room(
+        self, batch_bytes: int, last_offset: int, bytes_max: int, *, waiting_bytes: int
+    ) -> bool:
+        """Whether a batch fits behind what is stored and what waits. A first one always does."""
         if last_offset - self.base_offset > _RELATIVE_OFFSET_MAX:
             return False
-        return not self.size_bytes or self.size_bytes + batch_bytes <= bytes_max
+        before = self.size_bytes + waiting_bytes
+        return not before or before + batch_bytes <= bytes_max
 
     def append(self, batches: Sequence[bytes]) -> int:
         """Appends whole batches and syncs them; gives the bytes written.

@@ -5,7 +5,7 @@ An asyncio test calls the slow ones through `asyncio.to_thread`.
 """
 
 from tests.rigs.gateway import GatewayFailed, GatewayProcess
-from tests.rigs.kafka import KafkaCluster, KafkaFailed, PartitionState, jars
+from tests.rigs.kafka import KafkaCluster, KafkaFailed, PartitionState, dump_log, jars
 from tests.rigs.mosquitto import Mosquitto
 from tests.rigs.needs import missing_for, need_java, need_mosquitto, need_strace
 from tests.rigs.ports import free_port, wait_for, wait_for_port
@@ -22,6 +22,7 @@ __all__ = [
     "TcpProxy",
     "UpstreamRecord",
     "default_partitions",
+    "dump_log",
     "free_port",
     "jars",
     "missing_for",
