@@ -1,0 +1,250 @@
+"""The upstream as the bridge sees it: brokers, who leads what, and a connection to each leader.
+
+A shell. Owns the sockets; knows nothing of offsets. Two kinds of connections: `control`, to any
+broker, for metadata, topic creation and producer ids, so that these never queue behind data; and a
+lane for each broker that leads a partition, where Produce and the questions about a partition's
+standing go in order. A lane is kept open, with back-off, as long as somebody wants it. A watch
+gives up connections on which nothing moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from random import Random
+from typing import Any, Final
+
+from bridge import codes, messages
+from bridge.backoff import backoff_ms
+from bridge.config import Address, UpstreamConfig
+from bridge.connection import Connection, open_connection
+from bridge.errors import Refused, Unreachable, UpstreamFault
+from bridge.messages import Metadata
+
+log = logging.getLogger(__name__)
+
+_WATCH_S: Final = 0.5
+_TOPIC_EXISTS: Final = 36
+_CREATE_TIMEOUT_MS: Final = 10_000
+
+
+class Lane:
+    """The connection to one broker for its partitions' data. `outstanding` is the owner's, in
+    order.
+    """
+
+    def __init__(self, broker_id: int) -> None:
+        self.broker_id = broker_id
+        self.connection: Connection | None = None
+        self.produce_version = 0
+        self.outstanding: deque[Any] = deque()
+        self.error: str | None = None
+        self.is_asking = False
+
+    @property
+    def is_open(self) -> bool:
+        return self.connection is not None
+
+
+class Cluster:
+    """Start with `watch` in a task; end with `close`."""
+
+    def __init__(
+        self,
+        config: UpstreamConfig,
+        *,
+        clock_ms: Callable[[], int],
+        rng: Random,
+        lane_opened: Callable[[Lane], None],
+        lane_lost: Callable[[Lane], None],
+    ) -> None:
+        self._config = config
+        self._clock_ms = clock_ms
+        self._rng = rng
+        self._lane_opened = lane_opened
+        self._lane_lost = lane_lost
+        self._control: Connection | None = None
+        self._next_address = 0
+        self._lanes: dict[int, Lane] = {}
+        self._opening: dict[int, asyncio.Task[None]] = {}
+        self._connections: set[Connection] = set()
+        self._answer_count = 0
+        self.last_answer_ms: int | None = None
+        self.metadata: Metadata | None = None
+        self.metadata_ms = 0
+
+    # -- questions to any broker
+
+    async def refresh(self, topics: Sequence[str]) -> Metadata:
+        """Asks for brokers and leaders. UpstreamFault."""
+        found = messages.read_metadata(await self._ask(messages.metadata(topics)))
+        self.metadata = found
+        self.metadata_ms = self._clock_ms()
+        return found
+
+    async def create_topics(self, partition_counts: Mapping[str, int]) -> dict[str, str]:
+        """Creates topics; those that exist are left alone. Gives what went wrong, by topic."""
+        request = messages.create_topics(
+            partition_counts,
+            replication_factor=self._config.replication_factor,
+            timeout_ms=_CREATE_TIMEOUT_MS,
+        )
+        wrong = {}
+        answer = messages.read_create_topics(await self._ask(request))
+        for topic, (code, message) in answer.items():
+            if code == 0:
+                log.info(
+                    "bridge.topic-created topic=%s partitions=%d", topic, partition_counts[topic]
+                )
+            elif code != _TOPIC_EXISTS:
+                detail = f" [{message}]" if message else ""
+                wrong[topic] = f"{codes.name(code)}: {codes.advice(code)}{detail}"
+        return wrong
+
+    async def new_producer_id(self) -> messages.ProducerId:
+        """A producer id nobody had before. Refused (14 while the broker loads), UpstreamFault."""
+        found = messages.read_init_producer_id(await self._ask(messages.init_producer_id()))
+        if found.code:
+            raise Refused("InitProducerId", found.code, codes.advice(found.code))
+        return found
+
+    async def _ask(self, request: Any) -> bytes:
+        if self._control is None:
+            self._control = await self._open_control()
+        connection = self._control
+        try:
+            return await connection.ask(request)
+        except UpstreamFault:
+            self._drop(connection)
+            raise
+
+    async def _open_control(self) -> Connection:
+        """The next address that answers: brokers known from metadata, then the configured ones."""
+        addresses = list(self._addresses())
+        fault: UpstreamFault | None = None
+        for _ in addresses:
+            address = addresses[self._next_address % len(addresses)]
+            self._next_address += 1
+            try:
+                return await self._open(address)
+            except UpstreamFault as error:
+                fault = error
+        raise fault or Unreachable("no broker is configured")
+
+    def _addresses(self) -> Iterator[Address]:
+        seen = set()
+        known = self.metadata.brokers.values() if self.metadata else ()
+        for address in (
+            *(Address(host=broker.host, port=broker.port) for broker in known),
+            *self._config.bootstrap,
+        ):
+            if address not in seen:
+                seen.add(address)
+                yield address
+
+    # -- lanes
+
+    def lanes(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
+
+    def want_lanes(self, broker_ids: set[int]) -> None:
+        """Lanes to these brokers are opened and kept; others are closed."""
+        for broker_id in broker_ids - self._lanes.keys():
+            self._lanes[broker_id] = Lane(broker_id)
+        for broker_id in self._lanes.keys() - broker_ids:
+            lane = self._lanes.pop(broker_id)
+            if task := self._opening.pop(broker_id, None):
+                task.cancel()
+            if lane.connection is not None:
+                lane.connection.give_up()
+        for broker_id, lane in self._lanes.items():
+            if lane.connection is None and broker_id not in self._opening:
+                self._opening[broker_id] = asyncio.create_task(self._keep_opening(lane))
+
+    def lane(self, broker_id: int) -> Lane | None:
+        return self._lanes.get(broker_id)
+
+    async def _keep_opening(self, lane: Lane) -> None:
+        """Tries until the lane is open; the address may change with the metadata."""
+        attempt = 0
+        while True:
+            broker = self.metadata.brokers.get(lane.broker_id) if self.metadata else None
+            try:
+                if broker is None:
+                    raise Unreachable(f"broker {lane.broker_id} is not in the cluster now")
+                connection = await self._open(Address(host=broker.host, port=broker.port))
+                lane.produce_version = connection.produce_version
+                break
+            except UpstreamFault as error:
+                lane.error = str(error)
+                limits = self._config.limits
+                delay_ms = backoff_ms(
+                    attempt,
+                    min_ms=limits.backoff_min_ms,
+                    max_ms=limits.backoff_max_ms,
+                    rng=self._rng,
+                )
+                log.info(
+                    "bridge.connect-failed broker=%d again_in_ms=%d error=%s",
+                    *(lane.broker_id, delay_ms, error),
+                )
+                attempt += 1
+                await asyncio.sleep(delay_ms / 1000)
+        lane.connection, lane.error = connection, None
+        self._opening.pop(lane.broker_id, None)
+        log.info("bridge.connected broker=%d address=%s", lane.broker_id, connection.address)
+        self._lane_opened(lane)
+
+    # -- connections
+
+    async def _open(self, address: Address) -> Connection:
+        connection = await open_connection(address, self._config, self._closed)
+        self._connections.add(connection)
+        self._note_answers(connection)
+        return connection
+
+    def _closed(self, connection: Connection) -> None:
+        """aiokafka calls this for whatever reason a connection ends."""
+        self._note_answers(connection)
+        self._connections.discard(connection)
+        if connection is self._control:
+            self._control = None
+        for lane in self._lanes.values():
+            if lane.connection is connection:
+                lane.connection = None
+                lane.error = f"connection to {connection.address} lost"
+                self._lane_lost(lane)
+
+    def _drop(self, connection: Connection) -> None:
+        connection.give_up()
+        if connection is self._control:
+            self._control = None
+
+    async def watch(self) -> None:
+        """Gives up connections on which nothing moves. Runs until it is cancelled."""
+        patience_ms = self._config.request_timeout_ms
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            now_ms = self._clock_ms()
+            for connection in list(self._connections):
+                self._note_answers(connection)
+                if connection.stalled(now_ms, patience_ms):
+                    log.warning("bridge.stalled address=%s", connection.address)
+                    connection.give_up()
+
+    def _note_answers(self, connection: Connection) -> None:
+        if connection.answer_count != connection.noted_count:
+            connection.noted_count = connection.answer_count
+            self.last_answer_ms = self._clock_ms()
+
+    async def close(self) -> None:
+        """Closes everything; `lane_lost` is called for lanes that were open."""
+        for task in self._opening.values():
+            task.cancel()
+        await asyncio.gather(*self._opening.values(), return_exceptions=True)
+        self._opening.clear()
+        for connection in list(self._connections):
+            connection.give_up()
+        self._lanes.clear()
