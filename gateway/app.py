@@ -179,7 +179,7 @@ class Gateway:
         # Not without an upstream: aiokafka alone takes 4 MiB and 0.1 s.
         from bridge import Bridge
 
-        bridge = Bridge(self._log, self._committer, upstream, self._loop)
+        bridge = Bridge(self._log, self._committer, upstream)
         await bridge.start()
         self._bridges[upstream.name] = bridge
 

@@ -227,7 +227,7 @@ def test_log_messages_are_stable_event_names() -> None:
             ):
                 first = node.args[0]
                 text = first.value if isinstance(first, ast.Constant) else ""
-                if not re.match(r"[a-z]+\.[a-z0-9_]+( |$)", str(text)):
+                if not re.match(r"[a-z]+\.[a-z0-9_-]+( |$)", str(text)):
                     offenders.append(f"{name_of(file)}: {ast.unparse(node)[:80]}")
     assert offenders == []
 
