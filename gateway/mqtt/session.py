@@ -22,7 +22,7 @@ from gateway.mqtt.packets import Will
 from log import Log
 
 if TYPE_CHECKING:
-    pass
+    from gateway.mqtt.endpoint import Endpoint
 
 EXPIRY_NEVER_S = 0xFFFFFFFF
 _SESSION_KEY = b"mqtt/session/"
