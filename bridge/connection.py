@@ -28,6 +28,7 @@ from bridge.config import Address, UpstreamConfig
 from bridge.errors import ProtocolMismatch, Unreachable
 from bridge.wire import PRODUCE_KEY, PRODUCE_VERSION_MAX, PRODUCE_VERSION_MIN
 
+DESCRIBE_PRODUCERS_KEY: Final = 61
 _INT32: Final = struct.Struct(">i")
 _REQUEST: Final = struct.Struct(">hhih")
 _NO_TAGS: Final = b"\0"
@@ -83,6 +84,11 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
                 f"{PRODUCE_VERSION_MAX} are needed: Apache Kafka 2.8 or newer"
             )
         return version
+
+    @property
+    def tells_producers(self) -> bool:
+        """Whether the broker has DescribeProducers. Apache Kafka has since 2.8; stand-ins may not."""
+        return DESCRIBE_PRODUCERS_KEY in self._versions
 
     @property
     def client_id(self) -> bytes:

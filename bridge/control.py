@@ -20,7 +20,7 @@ from bridge.cluster import Cluster, Lane
 from bridge.codes import Meaning
 from bridge.config import UpstreamConfig
 from bridge.errors import ProtocolMismatch, UpstreamFault
-from bridge.messages import Metadata, Topic
+from bridge.messages import LastAppended, Metadata, Topic
 from bridge.position import Identity, Standing
 from bridge.state import (
     KeptIdentity,
@@ -34,6 +34,7 @@ from log import Committer, Log, LogError
 
 logger = logging.getLogger(__name__)
 
+_KNOWS_NOTHING: Final = LastAppended(code=0, epoch=-1, sequence=None)
 _UNKNOWN_TOPIC: Final = 3
 _REFRESH_PAUSE_MS: Final = 250
 """Between two looks at metadata that somebody asks for: a leader election takes longer."""
@@ -259,12 +260,18 @@ class Control:
             watermark = messages.list_offsets(epochs, log_end=False)
             replies = await asyncio.gather(
                 connection.ask(watermark),
-                connection.ask(messages.describe_producers(list(epochs))),
+                connection.ask(messages.describe_producers(list(epochs)))
+                if connection.tells_producers
+                else _no_answer(),
                 connection.ask(messages.list_offsets(epochs, log_end=True)),
                 connection.ask(watermark),
             )
             leads = messages.read_list_offsets(replies[0])
-            appended = messages.read_describe_producers(replies[1], producer_ids)
+            appended = (
+                messages.read_describe_producers(replies[1], producer_ids)
+                if connection.tells_producers
+                else dict.fromkeys(epochs, _KNOWS_NOTHING)
+            )
             ends = messages.read_list_offsets(replies[2])
             watermarks = messages.read_list_offsets(replies[3])
         except UpstreamFault as fault:
@@ -319,6 +326,10 @@ class Control:
         channel.core.ask_failed(reason, self._clock_ms())
         if codes.meaning(code) is Meaning.MOVED:
             self.leaders_moved()
+
+
+async def _no_answer() -> bytes:
+    return b""
 
 
 def _where(channel: Channel) -> messages.Partition:

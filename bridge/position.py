@@ -24,10 +24,13 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """Records below `until` may have been sent; durable before the first of them is."""
+    """Records below `until` may have been sent, first at `at_ms`; those below `mark_until` perhaps
+    to a Kafka that forgot our producer since. Durable before the first of them is sent.
+    """
 
     until: int
     at_ms: int
+    mark_until: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

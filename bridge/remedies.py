@@ -39,6 +39,10 @@ class Remedies:
             reframe_until=self._reframe_until,
         )
 
+    @property
+    def marked_until(self) -> int:
+        return self._mark_until
+
     def mark_until(self, offset: int) -> None:
         """Records below `offset` may be upstream already."""
         self._mark_until = max(self._mark_until, offset)

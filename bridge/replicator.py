@@ -93,7 +93,9 @@ class Replicator:
         self._anchored = False
         self._claim: Claim | None = None
         self._attempt = attempt
-        # Below it is all that may have been sent and is not known to have arrived.
+        # Below it is all that may have been sent: by this process, or by the one before, whose
+        # requests may still be in a broker's queue until one of ours was taken.
+        self._sent_end = self.cursor
         self._maybe_sent_end = self.cursor
         if attempt is not None:
             self._maybe_sent_end = max(self.cursor, min(attempt.until, durable_end))
@@ -110,6 +112,8 @@ class Replicator:
         self._in_flight_bytes = 0
 
         self._remedies = Remedies(limits)
+        if attempt is not None:
+            self._remedies.mark_until(attempt.mark_until)
         self._due_ms = 0
         self._failures = 0
         self._polls = 0
@@ -143,7 +147,9 @@ class Replicator:
         if not self._loaded or not self._may_send() or self._allowed(self._loaded[0]):
             return None
         until = self._loaded[-1].end_offset + self._limits.attempt_ahead
-        return Attempt(until=until, at_ms=wall_ms)
+        is_first = self._attempt is None or self.is_confirmed
+        at_ms = wall_ms if is_first or self._attempt is None else self._attempt.at_ms
+        return Attempt(until=until, at_ms=at_ms, mark_until=self._remedies.marked_until)
 
     def wants_read(self, now_ms: int, *, bytes_free: int) -> ReadPlan | None:
         """What to read and frame; `loaded` or `load_failed` must follow. One is out at a time."""
@@ -267,6 +273,7 @@ class Replicator:
         self._in_flight.append(batch)
         self._in_flight_bytes += batch.size_bytes
         self.next_offset = batch.end_offset
+        self._sent_end = max(self._sent_end, batch.end_offset)
         self._maybe_sent_end = max(self._maybe_sent_end, batch.end_offset)
         return batch
 
@@ -344,7 +351,10 @@ class Replicator:
         return 1 if is_idle else self._limits.in_flight_max
 
     def _allowed(self, batch: Outgoing) -> bool:
-        return self._attempt is not None and batch.end_offset <= self._attempt.until
+        attempt = self._attempt
+        if attempt is None or attempt.mark_until != self._remedies.marked_until:
+            return False
+        return batch.end_offset <= attempt.until
 
     def _worth_reading(self, now_ms: int) -> bool:
         if self._read_offset < self._sealed_end:
@@ -359,6 +369,7 @@ class Replicator:
 
     def _succeed(self, batch: Outgoing, now_ms: int) -> None:
         self.cursor = batch.end_offset
+        self._maybe_sent_end = self._sent_end
         self.sent_count += batch.end_offset - batch.first_offset
         self.resent_count += batch.resent_count
         self.last_ok_ms = now_ms
@@ -440,9 +451,7 @@ class Replicator:
         attempt = self._attempt
         is_young = attempt is not None and wall_ms - attempt.at_ms < self._limits.never_reached_ms
         never_arrived = is_young and not self.is_confirmed and not self.renewed_count
-        if attempt is None or never_arrived:
-            self._maybe_sent_end = self.cursor
-        elif self._maybe_sent_end > self.cursor:
+        if attempt is not None and not never_arrived and self._maybe_sent_end > self.cursor:
             self.forgotten_count += 1
             self._remedies.mark_until(self._maybe_sent_end)
             log.warning(
@@ -467,7 +476,6 @@ class Replicator:
                 return
             self._upstream_lost(offset)
         self._claim_up_to(offset, standing)
-        self._maybe_sent_end = offset
         if offset < self._start_offset:
             self._skip(offset, self._start_offset, "retention removed what was not replicated")
             return
@@ -487,7 +495,7 @@ class Replicator:
     def _skip(self, offset: int, end: int, reason: str) -> None:
         """What is next is gone: a hole in the sequence, which only a new producer passes."""
         self._count_dropped(offset, end)
-        self._maybe_sent_end = self.next_offset = end
+        self._sent_end = self._maybe_sent_end = self.next_offset = end
         self._break()
         self._renew(reason)
 

@@ -2,7 +2,7 @@
 
     bridge/UPSTREAM/producer                   producer id i64, epoch i16, cluster id UTF-8
     bridge/UPSTREAM/producer/STREAM/INDEX      the same, for a partition that needed one of its own
-    bridge/UPSTREAM/attempt/STREAM/INDEX       offset i64 (exclusive), time of it i64 ms
+    bridge/UPSTREAM/attempt/STREAM/INDEX       until i64, time i64 ms, mark until i64
 
 A producer id means something only in the cluster that gave it: the cluster id is kept with it.
 Cursors are the log's own (`Log.set_cursor`). A value that cannot be read is as good as none.
@@ -17,7 +17,7 @@ from typing import Final
 from bridge.position import Attempt, Identity
 
 _PRODUCER: Final = struct.Struct(">qh")
-_ATTEMPT: Final = struct.Struct(">qq")
+_ATTEMPT: Final = struct.Struct(">qqq")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +54,11 @@ def decode_identity(value: bytes | None) -> KeptIdentity | None:
 
 
 def encode_attempt(attempt: Attempt) -> bytes:
-    return _ATTEMPT.pack(attempt.until, attempt.at_ms)
+    return _ATTEMPT.pack(attempt.until, attempt.at_ms, attempt.mark_until)
 
 
 def decode_attempt(value: bytes | None) -> Attempt | None:
     if value is None or len(value) != _ATTEMPT.size:
         return None
-    until, at_ms = _ATTEMPT.unpack(value)
-    return Attempt(until=until, at_ms=at_ms)
+    until, at_ms, mark_until = _ATTEMPT.unpack(value)
+    return Attempt(until=until, at_ms=at_ms, mark_until=mark_until)
