@@ -111,20 +111,20 @@ def everything_breaks(
     cluster: KafkaCluster, gateway: GatewayProcess, fleet: FleetProcess
 ) -> Calamities:
     happened = Calamities(cluster, gateway, fleet)
-    wait_for(lambda: fleet.ledger_file.exists(), timeout=20, what="the fleet's ledger")
-    happened.publishing_goes_on(1000)
+    wait_for(fleet.ledger_file.exists, timeout=20, what="the fleet's ledger")
+    happened.publishing_goes_on(2000)
     happened.cut_uplink(silently=False)
-    happened.publishing_goes_on(500)
+    happened.publishing_goes_on(1500)
     cluster.restore_uplink()
-    happened.publishing_goes_on(500)
+    happened.publishing_goes_on(1500)
     happened.kill_gateway()
-    happened.publishing_goes_on(500)
+    happened.publishing_goes_on(1500)
     dead = happened.kill_leader()
-    happened.publishing_goes_on(500)
+    happened.publishing_goes_on(1500)
     happened.cut_uplink(silently=True)
-    happened.publishing_goes_on(500)
+    happened.publishing_goes_on(1500)
     happened.kill_gateway()
-    happened.publishing_goes_on(500)
+    happened.publishing_goes_on(1500)
     cluster.restore_uplink()
     cluster.restart(dead)
     happened.publishing_goes_on(200)
@@ -152,7 +152,9 @@ def test_every_acknowledged_message_is_in_kafka_exactly_once(
     cluster: KafkaCluster, tmp_path: Path
 ) -> None:
     gateway = GatewayProcess(tmp_path / "data", upstream=f"kafka://{cluster.uplink_bootstrap}")
-    fleet = FleetProcess(tmp_path, port=gateway.port, device_count=200, seconds=FLEET_S, seed=4)
+    fleet = FleetProcess(
+        tmp_path, port=gateway.port, device_count=200, seconds=FLEET_S, rate=2, seed=4
+    )
     gateway.start()
     fleet.start()
     try:
@@ -181,7 +183,7 @@ def test_every_acknowledged_message_is_in_kafka_exactly_once(
     verdict = judge(ledger, records, placed)
     print(verdict)
     assert verdict.findings == (), str(verdict)
-    assert verdict.acknowledged_count > 5000
+    assert verdict.acknowledged_count > 10_000
 
     # Each stored record is upstream once, in the order and with the bytes and times it has here.
     assert upstream_records(records) == stored_records(gateway.data_dir)

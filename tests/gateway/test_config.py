@@ -100,7 +100,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     )
     (upstream,) = config.upstreams
     assert upstream.bootstrap == (Address(host="a", port=9092), Address(host="b", port=9093))
-    assert upstream.streams == {"events"}
+    assert upstream.streams == frozenset({"events"})
     assert upstream.topic_for("events") == "hall.events"
     assert (upstream.linger_ms, upstream.replication_factor) == (1000, 2)
     assert upstream.limits.backoff_max_ms == 5000

@@ -24,7 +24,8 @@ from types import TracebackType
 from typing import Self
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from tests.rigs.ports import free_port, wait_for
 from tests.rigs.proxy import TcpProxy

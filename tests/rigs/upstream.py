@@ -8,9 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,20 +55,24 @@ def read_topic(bootstrap: str, topic: str, *, timeout: float = 60.0) -> list[Ups
                     if error.code() == KafkaError._PARTITION_EOF:
                         continue
                     raise KafkaException(error)
-                position[message.partition()] = message.offset() + 1
-                found.append(
-                    UpstreamRecord(
-                        partition=message.partition(),
-                        offset=message.offset(),
-                        timestamp_ms=message.timestamp()[1],
-                        key=message.key(),
-                        value=message.value(),
-                        headers=tuple(message.headers() or ()),
-                    )
-                )
+                record = _record(message)
+                position[record.partition] = record.offset + 1
+                found.append(record)
     finally:
         consumer.close()
     return sorted(found, key=lambda record: (record.partition, record.offset))
+
+
+def _record(message: Any) -> UpstreamRecord:
+    """Its stubs say that each field of a message may be None; of one without an error none is."""
+    return UpstreamRecord(
+        partition=message.partition(),
+        offset=message.offset(),
+        timestamp_ms=message.timestamp()[1],
+        key=message.key(),
+        value=message.value(),
+        headers=tuple(message.headers() or ()),
+    )
 
 
 def end_offsets(bootstrap: str, topic: str, *, timeout: float = 30.0) -> dict[int, int]:
@@ -99,11 +105,11 @@ def default_partitions(
     placed: dict[bytes, int] = {}
     failures: list[KafkaError] = []
 
-    def delivered(error: KafkaError | None, message: object) -> None:
+    def delivered(error: KafkaError | None, message: Any) -> None:
         if error is not None:
             failures.append(error)
         else:
-            placed[message.key()] = message.partition()  # type: ignore[attr-defined]
+            placed[message.key()] = message.partition()
 
     producer = Producer(
         {
