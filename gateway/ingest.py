@@ -56,6 +56,8 @@ class Ingest:
         self._router = router
         self.append = log.append
         """`append(partition, template, values)`: the log's own method, without a layer."""
+        self.append_runs = log.append_runs
+        """`append_runs(partition, [(template, values), ...])`, likewise."""
 
     def replace_router(self, router: Router) -> None:
         """New routes use it; the caller makes connections drop the routes they hold."""

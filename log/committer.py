@@ -62,8 +62,10 @@ class Committer:
         self._closed: deque[_Round] = deque()
         self._writing: list[_Round] = []
         self._waiters: list[asyncio.Future[None]] = []
+        self._preparers: list[Callable[[], None]] = []
         self._relief: list[Callable[[], None]] = []
         self._scheduled = False
+        self._asked_while_writing = False
         self._starved = False
         self.congested = False
         """Too much waits for the disk or for sealing: do not read from publishers until
@@ -77,6 +79,10 @@ class Committer:
 
     def add_participant(self, participant: Participant) -> None:
         self._participants.append(participant)
+
+    def add_preparer(self, callback: Callable[[], None]) -> None:
+        """Called before a round is closed: who gathers records appends them now."""
+        self._preparers.append(callback)
 
     def request(self) -> None:
         """The current round should be made durable soon. Cheap: call it after every append."""
@@ -116,7 +122,9 @@ class Committer:
 
     def _turn(self) -> None:
         self._scheduled = False
-        if not self._writing:
+        if self._writing:
+            self._asked_while_writing = True
+        else:
             self._close_round()
             self._start()
         self._update_congestion()
@@ -125,6 +133,8 @@ class Committer:
         """Takes the current round, if the journal has room for it."""
         if self._starved or self._log.failure:
             return
+        for prepare in self._preparers:
+            prepare()
         frame = self._log.cut()
         if frame is None and not self._log.round_empty:
             self._starved = True
@@ -159,7 +169,8 @@ class Committer:
         rounds, self._writing = self._writing, []
         self._log.durable([closed.frame for closed in rounds if closed.frame])
         self._deliver(rounds)
-        if self._closed or not self._log.round_empty or self._waiters:
+        if self._asked_while_writing or self._closed or not self._log.round_empty or self._waiters:
+            self._asked_while_writing = False
             self.request()
         self._update_congestion()
 

@@ -117,7 +117,7 @@ class RecordTemplate:
     (client, topic) makes encoding a record a join of cached pieces.
     """
 
-    __slots__ = ("fixed_bytes", "head", "key", "tail")
+    __slots__ = ("body_bytes", "fixed_bytes", "head", "key", "middle", "tail", "value_bytes")
 
     def __init__(self, key: bytes | None, headers: Sequence[Header] = ()) -> None:
         self.key = key
@@ -127,6 +127,16 @@ class RecordTemplate:
             pieces += (varint(len(name)), name, varint(len(value)), value)
         self.tail = b"".join(pieces)
         self.fixed_bytes = len(self.head) + len(self.tail)
+        self.fit(0)
+
+    def fit(self, value_bytes: int) -> None:
+        """Makes `middle` (head and value length) and `body_bytes` (all but timestamp and offset
+        delta) fit a value of this size: devices send values of one size again and again.
+        """
+        size_field = varint(value_bytes)
+        self.value_bytes = value_bytes
+        self.middle = self.head + size_field
+        self.body_bytes = self.fixed_bytes + len(size_field) + value_bytes
 
 
 def parse_header(data: bytes, position: int = 0) -> BatchHeader:

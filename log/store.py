@@ -179,6 +179,22 @@ class Log:
         self.round_bytes += tail.append(template, values, self.now_ms())
         return first
 
+    def append_runs(
+        self, partition: Partition, runs: Sequence[tuple[RecordTemplate, Sequence[bytes]]]
+    ) -> None:
+        """As `append` for each of `runs`, in order: one call for what a turn of the loop brought.
+
+        LogFull, LogFailed: none was added. RecordTooLarge: the runs before it were; keep values
+        that could be out of here.
+        """
+        if self._failure is not None or self.disk_full:
+            self._refuse_if_needed()
+        tail = partition.tail
+        if not tail.round_chunks:
+            self._round.append(partition)
+            self.round_bytes += RUN_HEADER_BYTES
+        self.round_bytes += tail.append_runs(runs, self.now_ms())
+
     def put_state(self, key: bytes, value: bytes | None) -> None:
         """Sets or deletes (None) a key of the durable state, in the current round. LogFailed."""
         if self._failure is not None:

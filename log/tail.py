@@ -180,6 +180,58 @@ class Tail:
         self.end_offset += count
         return total
 
+    def append_runs(
+        self, runs: Sequence[tuple[RecordTemplate, Sequence[bytes]]], now_ms: int
+    ) -> int:
+        """As `append` for each of `runs`, in order, but fast where a run is one record.
+
+        RecordTooLarge, with the runs before it appended.
+        """
+        bytes_max = self._limits.chunk_bytes_max
+        records_max = self._limits.chunk_records_max
+        taken = room = delta = 0
+        chunk: Chunk | None = None
+        extend = [b""].extend
+        stamp = b""
+        for template, values in runs:
+            value = values[0]
+            size = len(value)
+            if size != template.value_bytes:
+                template.fit(size)
+            total = template.body_bytes + RECORD_OVERHEAD_BYTES
+            if len(values) > 1 or total > bytes_max:
+                taken += self._close_run(chunk, delta, room)
+                chunk, room = None, 0
+                taken += self.append(template, values, now_ms)
+                continue
+            if total > room or delta >= records_max:
+                taken += self._close_run(chunk, delta, room)
+                chunk = self._chunk_for(total, 1, now_ms)
+                if not chunk.pending_pieces:
+                    self.round_chunks.append(chunk)
+                if now_ms != chunk.stamp_ms:
+                    chunk.set_stamp(now_ms)
+                delta = chunk.end_delta
+                room = bytes_max - chunk.cut_bytes - chunk.pending_bytes
+                extend = chunk.pending_pieces.extend
+                stamp = chunk.stamp
+            room -= total
+            field = VARINT[delta]
+            front = varint(template.body_bytes + len(stamp) + len(field))
+            extend((front, stamp, field, template.middle, value, template.tail))
+            delta += 1
+        return taken + self._close_run(chunk, delta, room)
+
+    def _close_run(self, chunk: Chunk | None, end_delta: int, room_bytes: int) -> int:
+        """Books what `append_runs` has put into `chunk`; gives the bytes."""
+        if chunk is None:
+            return 0
+        before = chunk.pending_bytes
+        chunk.pending_bytes = self._limits.chunk_bytes_max - chunk.cut_bytes - room_bytes
+        self.end_offset += end_delta - chunk.end_delta
+        chunk.end_delta = end_delta
+        return chunk.pending_bytes - before
+
     def close_open_chunk(self) -> None:
         """What is appended from now on goes to another chunk, so that what is there can be shipped
         whole.

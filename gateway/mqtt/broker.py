@@ -26,7 +26,7 @@ from gateway.mqtt.packets import Will
 from gateway.mqtt.properties import Properties
 from gateway.mqtt.session import Target
 from gateway.mqtt.sessions import SessionTable
-from log import Log, LogError
+from log import Log, LogError, Partition, RecordTemplate
 
 if TYPE_CHECKING:
     from gateway.mqtt.endpoint import Endpoint
@@ -41,6 +41,7 @@ class Committer(Protocol):
     @property
     def congested(self) -> bool: ...
     def request(self) -> None: ...
+    def add_preparer(self, callback: Callable[[], None]) -> None: ...
     def on_relief(self, callback: Callable[[], None]) -> None: ...
     async def flush(self) -> None: ...
 
@@ -79,6 +80,16 @@ class Published(NamedTuple):
     properties: Properties
     received_at_ms: int
     payloads: Sequence[bytes]
+
+
+class Arrival(NamedTuple):
+    """A run of messages that was read and is not yet in the log; made by hand in the hot path."""
+
+    connection: "Endpoint"
+    run: "Run"
+    values: list[bytes]
+    acknowledgements: bytes
+    acknowledged_count: int
 
 
 class Round(NamedTuple):
@@ -126,6 +137,10 @@ class Broker:
         self.connections: set[Endpoint] = set()
         self.waiting: list[Endpoint] = []
         """Connections with something in `pending`, for the next cut."""
+        self.inbox: list[Arrival] = []
+        """What was read and is not yet in the log, in order."""
+        self.inbox_bytes = 0
+        committer.add_preparer(self.store)
         self.published: list[Published] = []
         self.paused: set[Endpoint] = set()
         self.counters = Counters()
@@ -167,14 +182,71 @@ class Broker:
             for connection in list(self.connections):
                 connection.end(StorageFailed("the log failed: nothing is stored or acknowledged"))
 
+    # -- storing -------------------------------------------------------------------------------
+
+    def store(self) -> None:
+        """Puts the inbox into the log, a call for each partition, and owes its acknowledgements.
+
+        Called before a round is cut, and by whoever wants what was read before in the log now.
+        """
+        inbox = self.inbox
+        if not inbox:
+            return
+        self.inbox = []
+        self.inbox_bytes = 0
+        by_partition: dict[Partition, list[tuple[RecordTemplate, list[bytes]]]] = {}
+        for _, run, values, _, _ in inbox:
+            runs = by_partition.get(run.partition)
+            if runs is None:
+                runs = by_partition[run.partition] = []
+            runs.append((run.template, values))
+        refused: dict[Partition, LogError] = {}
+        for partition, runs in by_partition.items():
+            try:
+                self.ingest.append_runs(partition, runs)
+            except LogError as error:
+                refused[partition] = error
+        if refused:
+            inbox = self._refuse(inbox, refused)
+        waiting = self.waiting
+        version = self.tree.version
+        for connection, run, values, acknowledgements, count in inbox:
+            if count:
+                if not connection.pending:
+                    waiting.append(connection)
+                connection.pending += acknowledgements
+                connection.pending_count += count
+            route = run.route
+            if route.matched_version != version:
+                self.match(route)
+            if route.targets:
+                self.publish(run, values)
+        self.request()
+        if self.committer.congested:
+            self._hold_back(inbox)
+
+    def _refuse(self, inbox: list[Arrival], refused: "dict[Partition, LogError]") -> list[Arrival]:
+        """Answers what the log did not take; returns the rest."""
+        taken: list[Arrival] = []
+        for arrival in inbox:
+            error = refused.get(arrival.run.partition)
+            if error is None:
+                taken.append(arrival)
+            else:
+                ids = arrival.acknowledgements
+                answers = [ids[at : at + 4] for at in range(0, len(ids), 4)]
+                arrival.connection.refuse(error, answers, len(arrival.values))
+        return taken
+
     # -- backpressure --------------------------------------------------------------------------
 
-    def hold_back(self, connection: "Endpoint") -> None:
-        """Too much is pending: this publisher is not read until there is relief."""
+    def _hold_back(self, inbox: list[Arrival]) -> None:
+        """Too much is pending: these publishers are not read until there is relief."""
         if not self.paused:
             self.committer.on_relief(self._relief)
-        self.paused.add(connection)
-        connection.pause_for_storage()
+        for arrival in inbox:
+            self.paused.add(arrival.connection)
+            arrival.connection.pause_for_storage()
 
     def _relief(self) -> None:
         paused, self.paused = self.paused, set()
@@ -206,6 +278,7 @@ class Broker:
         """Stores and delivers a will like a PUBLISH of its client; there is nobody to answer."""
         route = self.ingest.route(client_id, will.topic)
         template = self.ingest.template(route, dup=False, properties=will.properties)
+        self.store()
         try:
             self.ingest.append(route.partition, template, (will.payload,))
         except LogError as error:

@@ -22,17 +22,13 @@ from gateway.mqtt.endpoint import Endpoint, Wire
 from gateway.mqtt.errors import (
     MqttError,
     NotConnectFirst,
-    PacketTooLarge,
     PeerError,
     ProtocolError,
     ReceiveMaximumExceeded,
-    StorageFailed,
-    StorageFull,
 )
 from gateway.mqtt.packets import LEVEL_5_0, Connect
-from gateway.mqtt.reason_codes import ReasonCode
 from gateway.mqtt.wire import Reader
-from log import LogFailed, LogFull, RecordTooLarge
+from log import LogError
 
 if TYPE_CHECKING:
     from gateway.mqtt.broker import Broker
@@ -42,6 +38,9 @@ if TYPE_CHECKING:
 _PUBACK = b"\x40\x02"
 _PUBREC = b"\x50\x02"
 _ID_0 = b"\0\0"
+_INBOX_BYTES_MAX = 1 << 20
+"""A turn of the loop may read 64 KiB from each of thousands of connections: not all into memory."""
+
 _NO_PREFIX = b"\0"
 """Begins no packet that is valid: packet type 0 is reserved."""
 
@@ -51,6 +50,7 @@ class Connection(Endpoint):
 
     __slots__ = (
         "_inbound",
+        "_lone_bytes",
         "_needed_bytes",
         "_packet_bytes_max",
         "_prefix",
@@ -70,6 +70,8 @@ class Connection(Endpoint):
         self._run: Run | None = None
         self._prefix = _NO_PREFIX
         self._size = 0
+        self._lone_bytes = 0
+        """Size of the packet that `_prefix` begins, when it is a PUBLISH of QoS 1."""
         broker.connections.add(self)
 
     def connected(self, packet: Connect, session: "Session", inbound: "Inbound") -> None:
@@ -85,6 +87,7 @@ class Connection(Endpoint):
         """The routing table has changed."""
         self._run = None
         self._prefix = _NO_PREFIX
+        self._lone_bytes = 0
         if self._inbound is not None:
             self._inbound.forget_routes()
 
@@ -100,6 +103,27 @@ class Connection(Endpoint):
             data = b"".join(self._rest)
             self._rest.clear()
             self._rest_bytes = 0
+        elif len(data) == self._lone_bytes and data.startswith(self._prefix):
+            # One message of QoS 1 like the one before, and nothing else: the device that waits
+            # for its PUBACK. The same as `_parse` does, without its loop.
+            at = len(self._prefix)
+            run = self._run
+            assert run is not None
+            packet_id = data[at : at + 2]
+            at += 2
+            properties = run.properties
+            if packet_id != _ID_0 and (not properties or data.startswith(properties, at)):
+                self.is_active = True
+                self.unacknowledged_count += 1
+                broker = self._broker
+                inbox = broker.inbox
+                if not inbox:
+                    broker.request()
+                values = [data[at + len(properties) :]]
+                inbox.append((self, run, values, _PUBACK + packet_id, 1))  # type: ignore[arg-type]
+                if self.is_unseen:
+                    self._show(run, values)
+                return
         self.is_active = True
         try:
             if self.is_connected:
@@ -196,6 +220,7 @@ class Connection(Endpoint):
                     assert inbound is not None
                     self._run = None
                     self._prefix = _NO_PREFIX
+                    self._lone_bytes = 0
                     run = self._run = inbound.find(first_byte, data, body, stop)
                     qos = run.qos
                     properties = run.properties
@@ -225,6 +250,11 @@ class Connection(Endpoint):
             position = stop
         if values:
             self._store(run, values, ids)
+        self._lone_bytes = self._size if qos == 1 and self._run is not None else 0
+        broker = self._broker
+        broker.inbox_bytes += end
+        if broker.inbox_bytes > _INBOX_BYTES_MAX:
+            broker.store()
         if self.unacknowledged_count > self._receive_max:
             self._window_exceeded()
         return position
@@ -232,39 +262,27 @@ class Connection(Endpoint):
     # -- publishing ----------------------------------------------------------------------------
 
     def _store(self, run: "Run | None", values: list[bytes], ids: list[bytes]) -> None:
-        """Appends the messages of a run, in order, and leaves their PUBACKs for the round."""
+        """Leaves the messages of a run to the broker, with their PUBACKs for when it is done."""
         if not values:
             return
         assert run is not None
-        if _ID_0 in ids:
-            raise ProtocolError("packet identifier 0")  # [MQTT-2.3.1-1], 5.0 [MQTT-2.2.1-3]
-        broker = self._broker
-        try:
-            broker.ingest.append(run.partition, run.template, values)
-        except (LogFull, LogFailed, RecordTooLarge) as error:
-            self._refuse(error, [_PUBACK + b"" + packet_id for packet_id in ids], len(values))
-            return
+        acknowledgements = b""
         if ids:
-            if not self.pending:
-                broker.waiting.append(self)
-            self.pending += _PUBACK + _PUBACK.join(ids)
-            self.pending_count += len(ids)
+            if _ID_0 in ids:
+                raise ProtocolError("packet identifier 0")  # [MQTT-2.3.1-1], 5.0 [MQTT-2.2.1-3]
+            acknowledgements = _PUBACK + _PUBACK.join(ids)
             self.unacknowledged_count += len(ids)
-        self._stored(run, values)
-
-    def _stored(self, run: "Run", values: list[bytes]) -> None:
-        """After an append: commit soon, and see to local subscribers."""
         broker = self._broker
-        broker.request()
-        if run.route.matched_version != broker.tree.version:
-            broker.match(run.route)
-        if run.route.targets:
-            broker.publish(run, values)
+        inbox = broker.inbox
+        if not inbox:
+            broker.request()
+        inbox.append((self, run, values, acknowledgements, len(ids)))  # type: ignore[arg-type]
         if self.is_unseen:
-            self.is_unseen = False
-            broker.listener.message_seen(self.client_id, run.route.topic, values[-1])
-        if broker.committer.congested:
-            broker.hold_back(self)
+            self._show(run, values)
+
+    def _show(self, run: "Run", values: list[bytes]) -> None:
+        self.is_unseen = False
+        self._broker.listener.message_seen(self.client_id, run.route.topic, values[-1])
 
     def _receive_qos_2(self, run: "Run", id_bytes: bytes, value: bytes) -> None:
         """Method A of 4.3.3: the identifier is stored with the message, in one frame."""
@@ -273,33 +291,27 @@ class Connection(Endpoint):
             raise ProtocolError("packet identifier 0")
         session = self.session
         assert session is not None
-        if packet_id not in session.received:
-            if len(session.received) + self.unacknowledged_count >= self._receive_max:
-                raise ReceiveMaximumExceeded(f"over {self._receive_max} messages unreleased")
-            try:
-                self._broker.ingest.append(run.partition, run.template, (value,))
-                session.received.add(packet_id)
-                self._broker.sessions.save_received(session)
-            except (LogFull, LogFailed, RecordTooLarge) as error:
-                session.received.discard(packet_id)
-                self._refuse(error, [_PUBREC + id_bytes], 1)
-                return
-            self._stored(run, [value])
+        if packet_id in session.received:
+            self.defer(_PUBREC + id_bytes)
+            return
+        if len(session.received) + self.unacknowledged_count >= self._receive_max:
+            raise ReceiveMaximumExceeded(f"over {self._receive_max} messages unreleased")
+        broker = self._broker
+        broker.store()  # what came before is to be before it in the log
+        try:
+            broker.ingest.append(run.partition, run.template, (value,))
+            session.received.add(packet_id)
+            broker.sessions.save_received(session)
+        except LogError as error:
+            session.received.discard(packet_id)
+            self.refuse(error, [_PUBREC + id_bytes], 1)
+            return
+        broker.match(run.route)
+        if run.route.targets:
+            broker.publish(run, [value])
+        if self.is_unseen:
+            self._show(run, [value])
         self.defer(_PUBREC + id_bytes)
-
-    def _refuse(self, error: Exception, answers: list[bytes], count: int) -> None:
-        """The log did not take messages. `answers` are their acknowledgements, as for success."""
-        self._broker.counters.messages_refused += count
-        if isinstance(error, LogFailed):
-            self._broker.storage_failed(error)
-            raise StorageFailed("the log failed: nothing is stored or acknowledged")
-        if isinstance(error, RecordTooLarge):
-            raise PacketTooLarge(str(error))
-        if self.level < LEVEL_5_0 and answers:
-            raise StorageFull("no room for more messages")
-        for answer in answers:
-            first_byte, _, high, low = answer
-            self.defer(bytes((first_byte, 3, high, low, ReasonCode.QUOTA_EXCEEDED)))
 
     def _window_exceeded(self) -> None:
         if self.level == LEVEL_5_0:

@@ -16,12 +16,16 @@ from gateway.mqtt.errors import (
     KeepAliveExpired,
     MqttError,
     NotConnectFirst,
+    PacketTooLarge,
     PeerError,
     SessionTakenOver,
+    StorageFull,
     UnsupportedProtocolVersion,
 )
 from gateway.mqtt.packets import LEVEL_5_0, Disconnect, Will
 from gateway.mqtt.properties import NO_PROPERTIES, Properties
+from gateway.mqtt.reason_codes import ReasonCode
+from log import LogError, LogFailed, RecordTooLarge
 
 if TYPE_CHECKING:
     from gateway.mqtt.broker import Broker
@@ -138,6 +142,22 @@ class Endpoint:
             self.unacknowledged_count -= count
             if self._paused & _WINDOW and self.unacknowledged_count <= self._receive_max:
                 self._resume(_WINDOW)
+
+    def refuse(self, error: LogError, answers: list[bytes], count: int) -> None:
+        """The log did not take `count` messages; `answers` are their acknowledgements, as for
+        success: 5.0 has a reason code for that, 3.1.1 can only be left (3.3.5.2, 4.13.2)."""
+        broker = self._broker
+        broker.counters.messages_refused += count
+        if isinstance(error, LogFailed):
+            broker.storage_failed(error)
+        elif isinstance(error, RecordTooLarge):
+            self.end(PacketTooLarge(str(error)))
+        elif answers and self.level < LEVEL_5_0:
+            self.end(StorageFull("no room for more messages"))
+        else:
+            self.unacknowledged_count -= len(answers)
+            for first_byte, _, high, low in answers:
+                self.defer(bytes((first_byte, 3, high, low, ReasonCode.QUOTA_EXCEEDED)))
 
     def accepts_size(self, size_bytes: int) -> bool:
         """[MQTT-3.1.2-24] whether a packet is not larger than the client said."""
