@@ -110,6 +110,12 @@ class Cluster:
             raise Refused("InitProducerId", found.code, codes.advice(found.code))
         return found
 
+    async def tells_producers(self) -> bool:
+        """Whether it can be asked later what it has of a producer. UpstreamFault."""
+        if self._control is None:
+            self._control = await self._open_control()
+        return self._control.tells_producers
+
     async def _ask(self, request: Any) -> bytes:
         if self._control is None:
             self._control = await self._open_control()

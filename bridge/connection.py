@@ -87,7 +87,7 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
 
     @property
     def tells_producers(self) -> bool:
-        """Whether the broker has DescribeProducers. Apache Kafka has since 2.8; stand-ins may not."""
+        """Whether it has DescribeProducers: Apache Kafka since 2.8; a stand-in may not."""
         return DESCRIBE_PRODUCERS_KEY in self._versions
 
     @property

@@ -21,7 +21,7 @@ from bridge.codes import Meaning
 from bridge.config import UpstreamConfig
 from bridge.errors import ProtocolMismatch, UpstreamFault
 from bridge.messages import LastAppended, Metadata, Topic
-from bridge.position import Identity, Standing
+from bridge.position import PLAIN, Identity, Standing
 from bridge.state import (
     KeptIdentity,
     decode_identity,
@@ -66,6 +66,7 @@ class Control:
         self._wake = asyncio.Event()
         self._stale = True
         self._asking: set[asyncio.Task[None]] = set()
+        self._is_plain = False
         self._topics = sorted({channel.topic for channel in channels})
         self.cluster_id: str | None = None
         self.error: str | None = None
@@ -207,7 +208,17 @@ class Control:
                 raise
 
     async def _identity_for(self, channel: Channel) -> Identity:
-        """The kept one if it is of this cluster and not used up; else a new one, durable first."""
+        """The kept one if it is of this cluster and not used up; else a new one, durable first.
+        PLAIN where the upstream could not tell later what it has of it.
+        """
+        if not await self._cluster.tells_producers():
+            if not self._is_plain:
+                logger.warning(
+                    "bridge.at-least-once upstream=%s reason=it has no DescribeProducers",
+                    self._config.name,
+                )
+            self._is_plain = True
+            return PLAIN
         shared = producer_key(self._config.name)
         partition = channel.partition
         own = partition_producer_key(self._config.name, partition.stream, partition.index)

@@ -28,6 +28,7 @@ from log.varint import decode_varint
 
 RESENT_HEADER: Final = b"sluicegate.resent"
 TIMESTAMP_HEADER: Final = b"sluicegate.timestamp"
+_NO_SEQUENCE: Final = -1
 _NO_TIMESTAMP: Final = -1
 
 _FRONT: Final = struct.Struct(">qiibI")
@@ -192,7 +193,7 @@ def _outgoing(
     wrong.
     """
     rest = _verified_rest(data)
-    sequence = sequence_of(first_offset)
+    sequence = sequence_of(first_offset) if identity.is_idempotent else _NO_SEQUENCE
     head = data[_BODY_POSITION:_PRODUCER_POSITION] + _PRODUCER.pack(
         identity.producer_id, identity.epoch, sequence
     )

@@ -21,6 +21,14 @@ class Identity:
     producer_id: int
     epoch: int
 
+    @property
+    def is_idempotent(self) -> bool:
+        return self.producer_id >= 0
+
+
+PLAIN = Identity(producer_id=-1, epoch=-1)
+"""No identity: at least once, for an upstream that could not say what it has of one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:

@@ -27,7 +27,7 @@ from payload import sequence_of
 EXAMPLE_COUNT_MAX = 10
 DUP_HEADER = "mqtt.dup"
 TOPIC_HEADER = "mqtt.topic"
-MARK_HEADERS = ("sluicegate.resent", "sluicegate.maybe-duplicate")
+MARK_HEADER = "sluicegate.resent"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -260,7 +260,7 @@ _FINDING_NAMES = (
 
 
 def _kind_of_copy(record: UpstreamRecord, entry: MessageEntry, copy_count: int) -> str:
-    if any(name in record.headers for name in MARK_HEADERS):
+    if MARK_HEADER in record.headers:
         return "duplicated_marked"
     was_resent = entry.qos == 1 and copy_count <= entry.sent_count
     if was_resent and record.headers.get(DUP_HEADER) == b"1":

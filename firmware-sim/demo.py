@@ -20,7 +20,7 @@ from demo_stage import STREAM, Stage
 from demo_view import Moment, View, print_result
 from device import Address
 from disk_usage import DiskUsage, measure
-from errors import StartError, UpstreamError
+from errors import FirmwareSimError, StartError, UpstreamError
 from fleet import CountingLedger, Fleet, FleetSpec
 from kafka_tail import KafkaTail, partition_count_of
 from ledger import read_ledger
@@ -50,21 +50,34 @@ def run_demo(options: DemoOptions) -> bool:
     """Whether nothing acknowledged was lost (nor doubled or reordered without a reason)."""
     console = Console(highlight=False)
     directory = Path(tempfile.mkdtemp(prefix="sluicegate-demo-"))
+    stage = None
+    is_of_use = False
     try:
         stage = Stage(directory, options.upstream)
-        try:
-            return asyncio.run(Demo(options, stage, console).run())
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            console.print("\nstopped; every process of the demo has ended")
-            return False
-        finally:
-            stage.kill()
+        passed = asyncio.run(_perform(options, stage, console))
+        is_of_use = not passed
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        console.print("\nstopped; every process of the demo has ended")
+        return False
+    except FirmwareSimError:
+        is_of_use = True
+        raise
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        if stage is not None:
+            stage.kill()
+        if is_of_use:
+            console.print(f"what the processes wrote is in {directory}", soft_wrap=True)
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+    return passed
+
+
+async def _perform(options: DemoOptions, stage: Stage, console: Console) -> bool:
+    return await Demo(options, stage, console).run()
 
 
 class Demo:
-    """One run."""
+    """One run, made inside the loop that runs it."""
 
     def __init__(self, options: DemoOptions, stage: Stage, console: Console) -> None:
         self._options = options
@@ -206,6 +219,7 @@ class Demo:
     async def _pass(self, seconds: float) -> None:
         """Let time pass, unless something died meanwhile."""
         await asyncio.sleep(seconds)
+        self._stage.check()
         failure = self._fleet.failed()
         if failure is not None:
             raise failure

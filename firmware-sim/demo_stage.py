@@ -31,6 +31,7 @@ class Stage:
         )
         self._uplink: Relay | None = None
         self._gateway: Child | None = None
+        self._should_run = False
 
     @property
     def bootstrap(self) -> str:
@@ -53,6 +54,11 @@ class Stage:
         assert self._gateway is not None
         return self._gateway.pid
 
+    def check(self) -> None:
+        """Raise StartError if the gateway ended although nobody asked it to."""
+        if self._gateway is not None and self._should_run and not self._gateway.is_running():
+            raise StartError(f"the gateway ended by itself:\n{self._gateway.output_tail()}")
+
     @property
     def gateway_log(self) -> Path:
         """What the gateway wrote."""
@@ -70,15 +76,18 @@ class Stage:
         """Start, or start again after a kill."""
         assert self._gateway is not None
         self._gateway.start()
-        await asyncio.to_thread(self._gateway.wait_for_port, self.mqtt_port, GATEWAY_START_S)
+        self._should_run = True
+        await asyncio.to_thread(self._gateway.wait_for_output, "ready mqtt://", GATEWAY_START_S)
 
     def kill_gateway(self) -> None:
         """SIGKILL."""
+        self._should_run = False
         assert self._gateway is not None
         self._gateway.kill()
 
     async def terminate_gateway(self) -> int | None:
         """SIGTERM; the exit status."""
+        self._should_run = False
         assert self._gateway is not None
         return await asyncio.to_thread(self._gateway.terminate, GATEWAY_STOP_S)
 

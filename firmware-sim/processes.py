@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from errors import StartError
@@ -30,6 +30,7 @@ class Child:
         self._command = list(command)
         self._env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
+        self._log_position = 0
 
     @property
     def pid(self) -> int:
@@ -45,6 +46,7 @@ class Child:
         """Start, or start again. Raises StartError."""
         try:
             with self.log.open("ab") as output:
+                self._log_position = output.tell()
                 self._process = subprocess.Popen(
                     self._command,
                     stdin=subprocess.DEVNULL,
@@ -59,18 +61,11 @@ class Child:
 
     def wait_for_port(self, port: int, timeout_s: float) -> None:
         """Until something listens there. Raises StartError with the end of the output."""
-        deadline_s = time.monotonic() + timeout_s
-        while time.monotonic() < deadline_s:
-            if not self.is_running():
-                raise StartError(f"{self.name} ended while starting:\n{self.output_tail()}")
-            try:
-                socket.create_connection(("127.0.0.1", port), 0.5).close()
-                return
-            except OSError:
-                time.sleep(0.05)
-        raise StartError(
-            f"{self.name} did not listen after {timeout_s:.0f} s:\n{self.output_tail()}"
-        )
+        self._wait(lambda: _accepts(port), f"listen on port {port}", timeout_s)
+
+    def wait_for_output(self, text: str, timeout_s: float) -> None:
+        """Until it has written that, since it was last started. Raises StartError."""
+        self._wait(lambda: text.encode() in self._output(), f"say {text!r}", timeout_s)
 
     def kill(self) -> None:
         """SIGKILL, and wait."""
@@ -92,10 +87,29 @@ class Child:
 
     def output_tail(self) -> str:
         """The last lines it wrote."""
-        try:
-            return self.log.read_bytes()[-LOG_TAIL_BYTES:].decode("utf-8", "replace")
-        except OSError:
-            return ""
+        return self._output()[-LOG_TAIL_BYTES:].decode("utf-8", "replace")
+
+    def _output(self) -> bytes:
+        return self.log.read_bytes()[self._log_position :]
+
+    def _wait(self, condition: Callable[[], bool], what: str, timeout_s: float) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            if not self.is_running():
+                raise StartError(f"{self.name} ended while starting:\n{self.output_tail()}")
+            if time.monotonic() > deadline_s:
+                raise StartError(
+                    f"{self.name} did not {what} within {timeout_s:.0f} s:\n{self.output_tail()}"
+                )
+            time.sleep(0.02)
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 0.5).close()
+    except OSError:
+        return False
+    return True
 
 
 def free_port() -> int:
