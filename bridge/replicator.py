@@ -93,9 +93,8 @@ class Replicator:
         self._anchored = False
         self._claim: Claim | None = None
         self._attempt = attempt
-        # Below it is all that may have been sent: by this process, or by the one before, whose
-        # requests may still be in a broker's queue until one of ours was taken.
-        self._sent_end = self.cursor
+        # Below it is all that may have been sent, by this process or the one before. It never goes
+        # back: a request of before a break may still be in a broker's queue, and be carried out.
         self._maybe_sent_end = self.cursor
         if attempt is not None:
             self._maybe_sent_end = max(self.cursor, min(attempt.until, durable_end))
@@ -273,7 +272,6 @@ class Replicator:
         self._in_flight.append(batch)
         self._in_flight_bytes += batch.size_bytes
         self.next_offset = batch.end_offset
-        self._sent_end = max(self._sent_end, batch.end_offset)
         self._maybe_sent_end = max(self._maybe_sent_end, batch.end_offset)
         return batch
 
@@ -347,6 +345,8 @@ class Replicator:
         """Law 3; and alone after a silence in which Kafka may have expired what it knew."""
         if not self._anchored or self.last_ok_ms is None:
             return 1
+        if self.identity is None or not self.identity.is_idempotent:
+            return 1  # nothing but waiting keeps the order
         is_idle = now_ms - self.last_ok_ms > self._limits.idle_alone_ms
         return 1 if is_idle else self._limits.in_flight_max
 
@@ -369,7 +369,6 @@ class Replicator:
 
     def _succeed(self, batch: Outgoing, now_ms: int) -> None:
         self.cursor = batch.end_offset
-        self._maybe_sent_end = self._sent_end
         self.sent_count += batch.end_offset - batch.first_offset
         self.resent_count += batch.resent_count
         self.last_ok_ms = now_ms
@@ -495,7 +494,7 @@ class Replicator:
     def _skip(self, offset: int, end: int, reason: str) -> None:
         """What is next is gone: a hole in the sequence, which only a new producer passes."""
         self._count_dropped(offset, end)
-        self._sent_end = self._maybe_sent_end = self.next_offset = end
+        self._maybe_sent_end = self.next_offset = end
         self._break()
         self._renew(reason)
 

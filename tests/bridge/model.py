@@ -100,6 +100,8 @@ class ModelLeader:
     def fail_over(self) -> None:
         """The leader dies; a follower leads on with what was replicated. Its queue dies with it."""
         del self.log[self.replicated :]
+        for producer_id, first in self.forgotten_before.items():
+            self.forgotten_before[producer_id] = min(first, len(self.log))
         self.queue.clear()
         self.leader_epoch += 1
 

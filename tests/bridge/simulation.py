@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 
 from bridge.limits import BridgeLimits
-from bridge.position import Attempt, Identity, Outgoing, ReadPlan
+from bridge.position import Attempt, Identity, Outgoing, ReadPlan, Standing
 from bridge.replicator import Replicator
 from tests.bridge.model import NOT_LEADER, TIMED_OUT, Batch, ModelLeader, Pending
 
@@ -43,6 +43,7 @@ class Simulation:
         self.next_producer_id = 1
         self.sent: deque[Pending] = deque()
         self.reading: ReadPlan | None = None
+        self.standing: Standing | None = None
         self.events: list[str] = []
         self.core = self._new_core()
 
@@ -76,10 +77,10 @@ class Simulation:
         if core.wants_standing(self.now_ms):
             core.asked()
             assert core.identity is not None
-            standing = self.leader.standing(core.identity.producer_id)
-            if rng.random() < 0.3:
-                self.something(self.leader_does)
-            core.stands(standing, self.now_ms, wall_ms=self.now_ms)
+            self.standing = self.leader.standing(core.identity.producer_id)
+        if self.standing is not None and rng.random() < 0.6:
+            core.stands(self.standing, self.now_ms, wall_ms=self.now_ms)
+            self.standing = None
         if (attempt := core.wants_attempt(wall_ms=self.now_ms)) is not None:
             self.durable.attempt = attempt
             core.attempt_durable(attempt)
@@ -133,7 +134,14 @@ class Simulation:
 
     def step(self) -> None:
         often = (self.turn, self.turn, self.grow, self.leader_does, self.leader_does, self.answer)
-        rare = [self.lose_connection, self.fail_over, self.kill_gateway, self.refuse, self.time_out]
+        rare = [
+            self.lose_connection,
+            self.fail_over,
+            self.flap,
+            self.kill_gateway,
+            self.refuse,
+            self.time_out,
+        ]
         if self.can_forget:
             rare.append(self.forget)
         self.something(*(often if self.rng.random() < 0.93 else rare))
@@ -171,13 +179,22 @@ class Simulation:
         arrived = self.rng.randint(0, len(self.leader.queue))
         while len(self.leader.queue) > arrived:
             self.leader.queue.pop()
+        self._disconnected()
+
+    def _disconnected(self) -> None:
         self.sent.clear()
+        self.standing = None
         self.core.lost()
 
     def fail_over(self) -> None:
         self.leader.fail_over()
-        self.sent.clear()
-        self.core.lost()
+        self._disconnected()
+
+    def flap(self) -> None:
+        """The broker loses its lead, truncates, and leads again; no connection breaks."""
+        self.leader.fail_over()
+        for pending in self.sent:
+            pending.answer, pending.waits_for = NOT_LEADER, None
 
     def kill_gateway(self) -> None:
         self.lose_connection()
@@ -189,7 +206,7 @@ class Simulation:
         if not self.sent and not self.leader.queue and self.core.identity is not None:
             self.leader.expire(self.core.identity.producer_id)
             self.now_ms += 100_000_000
-            self.core.lost()
+            self._disconnected()
 
     # -- the end
 
