@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
 import time
 from pathlib import Path
 from typing import Protocol
@@ -61,15 +62,20 @@ class MosquittoServer:
         time.sleep(_SYS_INTERVAL_S + 0.3)  # its counters are published once an interval
         with Probe(self.port, "counter") as probe:
             (count,) = probe.listen("$SYS/broker/publish/messages/received", 1)
+        self.stop()
+        return int(count)
+
+    def stop(self) -> None:
         self._broker.stop()
         shutil.rmtree(self._directory)
-        return int(count)
 
 
 class GatewayServer:
     """`sluicegate run`; counts what is in its log after it has ended."""
 
-    def __init__(self, directory: Path, cores: Cores, *, partition_count: int) -> None:
+    def __init__(
+        self, directory: Path, cores: Cores, *, partition_count: int, more_config: str = ""
+    ) -> None:
         self.name = f"sluicegate, {partition_count} partitions"
         self.partition_count = partition_count
         self._directory = directory / "gateway"
@@ -77,13 +83,17 @@ class GatewayServer:
         self._directory.mkdir(parents=True)
         config = self._directory / "gateway.toml"
         config.write_text(
-            f'log_level = "warning"\n[stream.{_STREAM}]\npartitions = {partition_count}\n'
+            f'log_level = "info"\n[stream.{_STREAM}]\npartitions = {partition_count}\n{more_config}'
         )
         self.data = self._directory / "data"
         self._process = GatewayProcess(self.data, config=config, prefix=cores.pin_server())
 
     def start(self) -> None:
         self._process.start()
+
+    def spawn(self) -> None:
+        """Starts it without waiting for its readiness line."""
+        self._process.spawn()
 
     @property
     def pid(self) -> int:
@@ -94,13 +104,31 @@ class GatewayServer:
         return self._process.port
 
     def finish(self) -> int:
-        status = self._process.terminate(timeout=30)
-        output = self._process.output.read_text()
-        if status != 0 or re.search(r"\b(ERROR|CRITICAL|Traceback)\b", output):
-            raise RuntimeError(f"the gateway ended with {status}:\n{output[-4000:]}")
+        self.end(signal.SIGTERM)
         count = stored_count(self.data, partition_count=self.partition_count)
-        shutil.rmtree(self._directory)
+        self.remove()
         return count
+
+    def end(self, number: signal.Signals) -> None:
+        """Ends it by that signal. Raises RuntimeError when it complained, or died of SIGTERM."""
+        self._process.send(number)
+        status = self._process.wait(timeout=30)
+        output = self._process.output_since_start()
+        bad_status = status != 0 and number is not signal.SIGKILL
+        if bad_status or re.search(r"\b(ERROR|CRITICAL|Traceback)\b", output):
+            raise RuntimeError(f"the gateway ended with {status}:\n{output[-4000:]}")
+
+    def replayed(self) -> str:
+        """What the last start said of recovery."""
+        found = re.search(r"log\.recovered frames=(\d+) records=(\d+)", self._output())
+        return f"{int(found[2]):,} records" if found else "?"
+
+    def remove(self) -> None:
+        self._process.kill()
+        shutil.rmtree(self._directory)
+
+    def _output(self) -> str:
+        return self._process.output_since_start()
 
 
 def stored_count(data: Path, *, partition_count: int, stream: str = _STREAM) -> int:

@@ -1,0 +1,74 @@
+"""Every bench runs and prints its rows. No figure is looked at: that is for a quiet machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.rigs import need_java, need_mosquitto
+
+_CHECKOUT = Path(__file__).parents[2]
+
+
+def run(name: str, directory: Path, *more: str) -> dict[str, list[str]]:
+    """The tables' first columns, by title, of a quick run."""
+    json_path = directory / "result.json"
+    command = [sys.executable, "-m", f"bench.{name}", "--quick", "--json", str(json_path)]
+    command += ["--directory", str(directory / "data"), *more]
+    finished = subprocess.run(command, capture_output=True, text=True, cwd=_CHECKOUT, timeout=240)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    document = json.loads(json_path.read_text())
+    assert document["measurements"]
+    assert document["machine"]["cpu"]
+    for table in document["tables"]:
+        assert f"### {table['title']}" in finished.stdout
+    return {
+        table["title"].partition(":")[0]: [row[0] for row in table["rows"]]
+        for table in document["tables"]
+    }
+
+
+@pytest.mark.e2e
+@need_mosquitto
+def test_ingest_measures_both_servers_under_the_same_load(tmp_path: Path) -> None:
+    tables = run("ingest", tmp_path)
+    each_load_three_servers = ["1 x 200"] * 3 + ["20 x 1"] * 3
+    assert tables["QoS 1, 64-byte payloads"] == each_load_three_servers
+    assert tables["QoS 0, 64-byte payloads"] == each_load_three_servers
+    assert len(tables["Memory at the end of each load, MiB"]) == 12
+    assert "peak memory, MiB" in tables["Asked and measured, QoS 1"]
+
+
+@pytest.mark.e2e
+@need_java
+def test_bridge_drains_the_same_backlog_with_both_clients(tmp_path: Path) -> None:
+    tables = run("bridge", tmp_path)
+    assert tables["20,000 stored messages to Apache Kafka"] == [
+        "sluicegate, from its log",
+        "confluent-kafka, from memory",
+    ]
+
+
+@pytest.mark.e2e
+@need_java
+@need_mosquitto
+def test_footprint_measures_disk_uplink_memory_and_start(tmp_path: Path) -> None:
+    tables = run("footprint", tmp_path)
+    assert len(tables["Bytes a message on disk"]) == 1
+    assert len(tables["Bytes a message on the uplink"]) == 4
+    assert tables["Memory, MiB resident"] == ["mosquitto", "sluicegate, 3 partitions"]
+    assert tables["Seconds from process start to the first PUBACK"] == [
+        "mosquitto",
+        *["sluicegate"] * 4,
+    ]
+
+
+@pytest.mark.e2e
+def test_micro_measures_every_step(tmp_path: Path) -> None:
+    (steps,) = run("micro", tmp_path).values()
+    assert "append, runs of 1" in steps
+    assert "recover from the journal" in steps
