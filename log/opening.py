@@ -8,6 +8,7 @@ DATA/streams/           a directory for each partition: segment.py, partition.js
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,7 +48,7 @@ def open_directory(
     files: Files, directory: Path, streams: Sequence[StreamSpec], limits: LogLimits
 ) -> OpenedDirectory:
     """Locks and recovers `directory`, making what is missing. Errors as `Log.open`."""
-    files.make_directory(directory / STREAMS_DIRECTORY)
+    _make_directories(files, directory)
     try:
         lock = files.lock(directory / "lock")
     except BlockingIOError as error:
@@ -70,6 +71,18 @@ def open_directory(
         recovery=recovery,
         streams=_streams(streams, recovery.partitions.values()),
     )
+
+
+def _make_directories(files: Files, directory: Path) -> None:
+    made = [directory]
+    while not files.exists(made[-1]):
+        made.append(made[-1].parent)
+    files.make_directory(directory / STREAMS_DIRECTORY)
+    for each in reversed(made):
+        # If power fails before this, the directory may be gone with all that was synced in it. A
+        # process killed here leaves it there and not synced, so it is done at each start.
+        with contextlib.suppress(PermissionError):  # then somebody else made it
+            files.sync_directory(each.parent)
 
 
 def _open_journal(

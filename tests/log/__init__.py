@@ -1,0 +1,1 @@
+"""Tests of the log, each file named for the module it tests."""
