@@ -229,13 +229,14 @@ class Broker:
         """Answers what the log did not take; returns the rest."""
         taken: list[Arrival] = []
         for arrival in inbox:
-            error = refused.get(arrival.run.partition)
+            # Plain tuples, as the hot path makes them.
+            connection, run, values, ids, _ = arrival
+            error = refused.get(run.partition)
             if error is None:
                 taken.append(arrival)
             else:
-                ids = arrival.acknowledgements
                 answers = [ids[at : at + 4] for at in range(0, len(ids), 4)]
-                arrival.connection.refuse(error, answers, len(arrival.values))
+                connection.refuse(error, answers, len(values))
         return taken
 
     # -- backpressure --------------------------------------------------------------------------
@@ -244,9 +245,9 @@ class Broker:
         """Too much is pending: these publishers are not read until there is relief."""
         if not self.paused:
             self.committer.on_relief(self._relief)
-        for arrival in inbox:
-            self.paused.add(arrival.connection)
-            arrival.connection.pause_for_storage()
+        for connection, _, _, _, _ in inbox:
+            self.paused.add(connection)
+            connection.pause_for_storage()
 
     def _relief(self) -> None:
         paused, self.paused = self.paused, set()
