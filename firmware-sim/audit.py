@@ -17,7 +17,7 @@ from the record's key or from its mqtt.topic header, whichever the payload's dig
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from kafka_place import partition_of
@@ -56,6 +56,14 @@ class Finding:
             self.examples.append(example)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """From the first transmission of a message to the first sight of it upstream."""
+
+    sent_ms: int
+    took_ms: int
+
+
 @dataclass(slots=True, kw_only=True)
 class AuditReport:
     """The result. `passed` is what an exit status is made of."""
@@ -81,8 +89,7 @@ class AuditReport:
     foreign: Finding
     ledger_complete: bool
     payload_bytes: int
-    latency_p50_ms: float | None
-    latency_p99_ms: float | None
+    latencies: Sequence[Latency]
 
     @property
     def duplicated(self) -> int:
@@ -108,9 +115,26 @@ class AuditReport:
         )
         return not any(fault.count for fault in faults)
 
+    def latency_ms(self, share: float, *, outside: Sequence[tuple[int, int]] = ()) -> int | None:
+        """A percentile; without the messages first sent in the spans of time `outside`."""
+        found = sorted(
+            latency.took_ms
+            for latency in self.latencies
+            if not any(begin <= latency.sent_ms <= end for begin, end in outside)
+        )
+        return found[min(len(found) - 1, int(len(found) * share))] if found else None
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "duplicated": self.duplicated, "passed": self.passed}
+        figures = asdict(replace(self, latencies=()))
+        del figures["latencies"]
+        return {
+            **figures,
+            "duplicated": self.duplicated,
+            "latency_p50_ms": self.latency_ms(0.50),
+            "latency_p99_ms": self.latency_ms(0.99),
+            "passed": self.passed,
+        }
 
 
 @dataclass(slots=True)
@@ -160,7 +184,6 @@ class _Comparison:
             if entry.acknowledged_ms is not None and key not in self._seen:
                 self._note("lost", f"{_name(entry)} acknowledged at {entry.acknowledged_ms}")
         acknowledged = [m for m in messages.values() if m.acknowledged_ms is not None]
-        latencies = self._latencies_ms()
         return AuditReport(
             published=len(messages),
             given_up=sum(m.given_up is not None for m in messages.values()),
@@ -174,8 +197,7 @@ class _Comparison:
             ),
             ledger_complete=self._ledger.complete,
             payload_bytes=sum(messages[key].size_bytes for key in self._seen),
-            latency_p50_ms=_percentile(latencies, 0.50),
-            latency_p99_ms=_percentile(latencies, 0.99),
+            latencies=self._latencies(),
             **self._findings,
         )
 
@@ -232,13 +254,13 @@ class _Comparison:
             return
         self._highest[lane] = entry.seq
 
-    def _latencies_ms(self) -> list[float]:
+    def _latencies(self) -> list[Latency]:
         found = []
         for key, seen in self._seen.items():
             sent_ms = self._ledger.messages[key].first_sent_ms
             if sent_ms is not None:
-                found.append(float(seen.first_ms - sent_ms))
-        return sorted(found)
+                found.append(Latency(sent_ms=sent_ms, took_ms=seen.first_ms - sent_ms))
+        return found
 
     def _note(self, kind: str, example: str) -> None:
         self._findings[kind].add(example)
@@ -277,9 +299,3 @@ def _names_in(record: UpstreamRecord) -> list[str]:
 
 def _name(entry: MessageEntry) -> str:
     return f"{entry.device} sequence {entry.seq} (QoS {entry.qos})"
-
-
-def _percentile(ordered: Sequence[float], share: float) -> float | None:
-    if not ordered:
-        return None
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]

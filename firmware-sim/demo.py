@@ -6,6 +6,7 @@ the words, the auditor the verdict.
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import tempfile
@@ -29,11 +30,15 @@ from profiles import BUILT_IN
 from rich.console import Console
 
 RATE = 8.0
+KEPT_RATE = 1.0
 REFRESH_S = 0.2
 TOPIC_TIMEOUT_S = 15.0
 DRAIN_S = 15.0
 ARRIVAL_S = 15.0
 QUIET_S = 1.0
+SETTLE_S = 3.0
+"""How long after an accident messages still count as touched by it."""
+IN_FLIGHT_MS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +92,8 @@ class Demo:
         self._ledger_path = stage.directory / "ledger.jsonl"
         self._ledger = CountingLedger(self._ledger_path, seed=options.seed, at_ms=wall_ms())
         self._watcher: UpstreamWatcher | None = None
-        self._fleet = self._new_fleet()
+        self._outages: list[tuple[int, int]] = []
+        self._fleet = self._new_fleet(self._ledger, rate=RATE, prefix="dev")
 
     async def run(self) -> bool:
         """All of it. Raises StartError, UpstreamError."""
@@ -119,6 +125,7 @@ class Demo:
         say(f"{self._options.device_count} devices replay recorded weather, QoS 1 and 2")
         self._watcher = await self._watch()
         await self._pass(8)
+        self._outage_begins()
         stage.cut_uplink()
         say("[yellow]the uplink is cut[/yellow]: the gateway goes on acknowledging, from its disk")
         await self._pass(6)
@@ -126,9 +133,14 @@ class Demo:
         await self._pass(5)
         stage.restore_uplink()
         say("[green]the uplink is back[/green]: the backlog drains beside the live messages")
-        await self._pass(7)
+        await self._pass(SETTLE_S)
+        self._outage_ends()
+        await self._pass(7 - SETTLE_S)
+        self._outage_begins()
         await self._kill_and_restart("in full flow")
-        await self._pass(8)
+        await self._pass(SETTLE_S)
+        self._outage_ends()
+        await self._pass(8 - SETTLE_S)
         say("readings end; devices empty their outboxes")
         if not await self._fleet.drain(DRAIN_S):
             say("[red]some devices still hold messages[/red]")
@@ -137,6 +149,14 @@ class Demo:
         if failure is not None:
             raise failure
         await self._wait_for_arrival()
+
+    def _outage_begins(self) -> None:
+        # Some are on their way at that moment: they count to the outage, too.
+        self._outages.append((wall_ms() - IN_FLIGHT_MS, 2**62))
+
+    def _outage_ends(self) -> None:
+        begin_ms, _ = self._outages.pop()
+        self._outages.append((begin_ms, wall_ms()))
 
     async def _kill_and_restart(self, remark: str) -> None:
         self._stage.kill_gateway()
@@ -156,7 +176,13 @@ class Demo:
         self._ledger.flush()
         ledger = await asyncio.to_thread(read_ledger, self._ledger_path)
         report = await asyncio.to_thread(self._watcher.auditor.report, ledger)
-        print_result(self._console, report, disk, upstream_title=self._stage.upstream.title)
+        print_result(
+            self._console,
+            report,
+            disk,
+            upstream_title=self._stage.upstream.title,
+            outages=self._outages,
+        )
         verdict = "[bold green]nothing acknowledged was lost[/bold green]"
         self._console.print(verdict if report.passed else "[bold red]FAILED[/bold red]")
         if not self._options.keep:
@@ -170,10 +196,13 @@ class Demo:
 
     async def _keep_running(self) -> None:
         """Gateway and fleet again, until Ctrl-C."""
+        assert self._watcher is not None
+        self._watcher.stop()
         stage, port = self._stage, self._stage.mqtt_port
         await stage.start_gateway()
-        self._fleet = self._new_fleet(prefix="kept")
-        self._fleet.start()
+        ledger = CountingLedger(Path(os.devnull), seed=self._options.seed, at_ms=wall_ms())
+        fleet = self._new_fleet(ledger, rate=KEPT_RATE, prefix="kept")
+        fleet.start()
         self._console.print(
             f"\nstill running, with {self._options.device_count} devices:\n"
             f"  gateway   mqtt://127.0.0.1:{port}   (pid {stage.gateway_pid})\n"
@@ -186,10 +215,11 @@ class Demo:
             "stop it all with Ctrl-C",
             soft_wrap=True,
         )
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
-        finally:
-            await self._fleet.stop()
+        self._console.print("stopping")
+        await fleet.stop()
+        ledger.close()
 
     async def _watch(self) -> "UpstreamWatcher":
         """The tail consumer, once the bridge has made the topic."""
@@ -237,17 +267,17 @@ class Demo:
             )
             await asyncio.sleep(REFRESH_S)
 
-    def _new_fleet(self, prefix: str = "dev") -> Fleet:
+    def _new_fleet(self, ledger: CountingLedger, *, rate: float, prefix: str) -> Fleet:
         spec = FleetSpec(
             gateway=Address(host="127.0.0.1", port=self._stage.mqtt_port),
             device_count=self._options.device_count,
             profiles=list(BUILT_IN.values()),
             recordings=[recordings.load(name) for name in recordings.BUILT_IN],
             seed=self._options.seed,
-            rate=RATE,
+            rate=rate,
             name_prefix=prefix,
         )
-        return Fleet(spec, self._ledger)
+        return Fleet(spec, ledger)
 
     def _cancel_on(self, number: int) -> None:
         task = asyncio.current_task()

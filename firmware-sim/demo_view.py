@@ -5,7 +5,7 @@ Owns words and layout. Is told everything.
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from audit import AuditReport
@@ -102,9 +102,14 @@ class View:
 
 
 def print_result(
-    console: Console, report: AuditReport, disk: DiskUsage, *, upstream_title: str
+    console: Console,
+    report: AuditReport,
+    disk: DiskUsage,
+    *,
+    upstream_title: str,
+    outages: Sequence[tuple[int, int]],
 ) -> None:
-    """The table at the end."""
+    """The table at the end. `outages`: when something was cut or killed, to the drain after it."""
     table = Table(title="every message accounted for", caption=f"upstream: {upstream_title}")
     table.add_column("what")
     table.add_column("messages", justify="right")
@@ -129,9 +134,11 @@ def print_result(
     table.add_row(
         "bytes per message on disk",
         f"{on_disk:.1f}",
-        f"raw payload alone: {raw:.1f} (no topic, key)",
+        f"with topic and key; payload alone: {raw:.1f}",
     )
-    table.add_row("device to upstream, p50 / p99", latency_text(report), "cut and kill included")
+    calm = latency_text(report, outages)
+    table.add_row("device to upstream, p50 / p99", calm, "while all was up")
+    table.add_row("", latency_text(report), "all messages, cut and kills included")
     console.print(table)
     for finding in (report.lost, report.duplicated_unexplained, report.out_of_order):
         for example in finding.examples[:3]:

@@ -40,7 +40,6 @@ def print_audit(report: AuditReport, console: Console | None = None) -> None:
         table.add_row(label, str(value))
     for name, noun in _NOUNS.items():
         table.add_row(noun, str(_finding(report, name).count))
-    table.add_row("device to upstream, p50 / p99", latency_text(report))
     console.print(table)
     for name, noun in _NOUNS.items():
         finding = _finding(report, name)
@@ -73,11 +72,10 @@ def print_profiles(profiles: Sequence[Profile], recordings: Sequence[str]) -> No
     console.print("recordings: " + ", ".join(recordings) + ", or a CSV file")
 
 
-def latency_text(report: AuditReport) -> str:
-    """p50 / p99."""
-    if report.latency_p50_ms is None or report.latency_p99_ms is None:
-        return "-"
-    return f"{report.latency_p50_ms:.0f} ms / {report.latency_p99_ms:.0f} ms"
+def latency_text(report: AuditReport, outside: Sequence[tuple[int, int]] = ()) -> str:
+    """p50 / p99, without the messages first sent in those spans of time."""
+    p50, p99 = (report.latency_ms(share, outside=outside) for share in (0.50, 0.99))
+    return "-" if p50 is None else f"{p50} ms / {p99} ms"
 
 
 def _finding(report: AuditReport, name: str) -> Finding:

@@ -212,5 +212,7 @@ def test_a_message_refused_once_may_come_late() -> None:
 
 def test_latency_is_from_first_transmission_to_first_sight() -> None:
     report = audited()
-    assert report.latency_p50_ms == 30
-    assert report.latency_p99_ms == 50
+    assert report.latency_ms(0.50) == 30
+    assert report.latency_ms(0.99) == 50
+    assert report.latency_ms(0.99, outside=[(450, 600)]) == 40
+    assert report.latency_ms(0.99, outside=[(0, 600)]) is None

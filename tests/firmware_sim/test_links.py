@@ -190,6 +190,26 @@ async def test_after_pubrec_only_pubrel_is_sent_again(bench: Bench) -> None:
     assert first.packet_id == second.packet_id == bench.gateway.of(PUBLISH)[0].packet_id
 
 
+async def test_failed_attempts_to_reconnect_do_not_forget_pubrec(bench: Bench) -> None:
+    """As above: paho by itself sends PUBLISH again, without DUP, after a second attempt."""
+    bench.gateway.answer = lambda kind, mid: ack(5, mid) if kind == PUBLISH else b""
+    await bench.open()
+    await bench.send(2)
+    await bench.until(lambda: len(bench.gateway.of(PUBREL)) == 1)
+    bench.gateway.drop_all()
+    await bench.until(bench.link.closed.is_set)
+    port, bench.gateway.port = bench.gateway.port, 1
+    for _ in range(3):
+        with pytest.raises(LinkError):
+            await bench.open()
+    bench.gateway.port = port
+    bench.gateway.answer = lambda kind, mid: ack(7, mid)
+    await bench.open()
+    await bench.until(lambda: len(bench.outbox) == 0)
+    assert len(bench.gateway.of(PUBLISH)) == 1
+    assert len(bench.gateway.of(PUBREL)) == 2
+
+
 async def test_unanswered_qos_2_keeps_its_packet_id(bench: Bench) -> None:
     """What lets a gateway store it once although it comes twice."""
     await bench.open()
