@@ -63,6 +63,7 @@ class Bridge:
         self._is_turning = False
         self._cursor_timer: asyncio.TimerHandle | None = None
         self._first_lane = 0
+        self._first_reader = 0
         self._is_stopping = False
         self._is_stopped = False
         self._request_count = 0
@@ -197,12 +198,8 @@ class Bridge:
         if self._is_stopping or self._cluster is None or self._control is None:
             return
         now_ms = self._clock_ms()
-        free = self._limits.memory_bytes_max - sum(c.core.held_bytes for c in self._channels)
         wait_ms: int | None = None
-        for channel in self._channels:
-            before = channel.core.held_bytes
-            channel.turn(now_ms, bytes_free=free)
-            free -= channel.core.held_bytes - before
+        self._read(now_ms)
         for lane in self._cluster.lanes():
             self._fill(lane, now_ms)
         for channel in self._channels:
@@ -216,6 +213,19 @@ class Bridge:
                 wait_ms = due_ms
         if wait_ms is not None:
             self._arm(wait_ms)
+
+    def _read(self, now_ms: int) -> None:
+        """Lets the channels read while there is memory, beginning with another one each time."""
+        limits, count = self._limits, len(self._channels)
+        held = sum(channel.core.held_bytes for channel in self._channels)
+        self._first_reader += 1
+        for number in range(count):
+            channel = self._channels[(self._first_reader + number) % count]
+            free = limits.memory_bytes_max - held
+            may_read = free >= limits.read_bytes or not held
+            before = channel.core.held_bytes
+            channel.turn(now_ms, bytes_free=max(free, limits.read_bytes) if may_read else 0)
+            held += channel.core.held_bytes - before
 
     def _fill(self, lane: Lane, now_ms: int) -> None:
         """Sends what may be sent on this lane: one batch of each partition in a request."""

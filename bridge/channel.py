@@ -17,7 +17,8 @@ from typing import Final
 
 from bridge.cluster import Lane
 from bridge.config import UpstreamConfig
-from bridge.framing import Framer, LogHole
+from bridge.errors import LogHole
+from bridge.framing import Framer
 from bridge.position import Attempt, Outgoing, ReadPlan
 from bridge.replicator import Replicator
 from bridge.state import attempt_key, decode_attempt, encode_attempt

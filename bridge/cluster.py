@@ -70,7 +70,7 @@ class Cluster:
         self._lanes: dict[int, Lane] = {}
         self._opening: dict[int, asyncio.Task[None]] = {}
         self._connections: set[Connection] = set()
-        self._answer_count = 0
+        self._is_closing = False
         self.last_answer_ms: int | None = None
         self.metadata: Metadata | None = None
         self.metadata_ms = 0
@@ -165,12 +165,16 @@ class Cluster:
                 task.cancel()
             if lane.connection is not None:
                 lane.connection.give_up()
-        for broker_id, lane in self._lanes.items():
-            if lane.connection is None and broker_id not in self._opening:
-                self._opening[broker_id] = asyncio.create_task(self._keep_opening(lane))
+        for lane in self._lanes.values():
+            self._open_lane(lane)
 
     def lane(self, broker_id: int) -> Lane | None:
         return self._lanes.get(broker_id)
+
+    def _open_lane(self, lane: Lane) -> None:
+        if lane.connection is None and lane.broker_id not in self._opening:
+            task = asyncio.create_task(self._keep_opening(lane))
+            self._opening[lane.broker_id] = task
 
     async def _keep_opening(self, lane: Lane) -> None:
         """Tries until the lane is open; the address may change with the metadata."""
@@ -222,6 +226,8 @@ class Cluster:
                 lane.connection = None
                 lane.error = f"connection to {connection.address} lost"
                 self._lane_lost(lane)
+                if not self._is_closing:
+                    self._open_lane(lane)
 
     def _drop(self, connection: Connection) -> None:
         connection.give_up()
@@ -247,6 +253,7 @@ class Cluster:
 
     async def close(self) -> None:
         """Closes everything; `lane_lost` is called for lanes that were open."""
+        self._is_closing = True
         for task in self._opening.values():
             task.cancel()
         await asyncio.gather(*self._opening.values(), return_exceptions=True)

@@ -67,8 +67,12 @@ class Connection(AIOKafkaConnection):  # type: ignore[misc]
         self._request_timeout = connect_timeout_ms / 1000  # aiokafka's own, for what it asks itself
         try:
             await self.connect()
-        except (OSError, TimeoutError, KafkaError, ssl.SSLError) as error:
-            raise Unreachable(f"{self.address}: {error or type(error).__name__}") from error
+        except TimeoutError as error:
+            raise Unreachable(
+                f"{self.address}: no answer within {connect_timeout_ms} ms"
+            ) from error
+        except (OSError, KafkaError, ssl.SSLError) as error:
+            raise Unreachable(f"{self.address}: {str(error) or type(error).__name__}") from error
         except (AssertionError, ValueError) as error:
             raise ProtocolMismatch(f"{self.address}: {error}") from error
         self.is_open = True

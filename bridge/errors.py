@@ -7,6 +7,7 @@ BridgeError
     Unreachable          no connection, or it broke, or it was silent for too long
     Refused              an answer with an error code; `.code` has it
     ProtocolMismatch     an answer that cannot be read, or an API that the broker does not have
+      LogHole                offsets are missing in the log: retention or damage took them
 """
 
 from __future__ import annotations
@@ -39,3 +40,11 @@ class Refused(UpstreamFault):
 
 class ProtocolMismatch(UpstreamFault):
     """The peer does not speak Kafka's protocol as this bridge needs it."""
+
+
+class LogHole(BridgeError):
+    """What is next to be sent is not in the log any more."""
+
+    def __init__(self, start: int, end: int) -> None:
+        super().__init__(f"offsets {start}..{end} are missing in the log")
+        self.start, self.end = start, end

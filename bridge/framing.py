@@ -17,7 +17,7 @@ from typing import Final
 
 import google_crc32c
 
-from bridge.errors import BridgeError
+from bridge.errors import LogHole
 from bridge.limits import BridgeLimits
 from bridge.position import Identity, Outgoing, ReadPlan, Restamp, Shape, sequence_of
 from log.errors import CorruptBatch
@@ -43,14 +43,6 @@ _REST_POSITION: Final = 57
 
 _LENGTH_POSITION: Final = 12
 _MAGIC: Final = 2
-
-
-class LogHole(BridgeError):
-    """Offsets are missing in the log: what is next to be sent is not there any more."""
-
-    def __init__(self, start: int, end: int) -> None:
-        super().__init__(f"offsets {start}..{end} are missing in the log")
-        self.start, self.end = start, end
 
 
 class Framer:
@@ -105,7 +97,9 @@ class Framer:
             return False
         size = len(batch.data)
         if batch.compressed:
-            return self._limits.merge_bytes <= size <= shape.batch_bytes_max
+            limits = self._limits
+            worth = size >= limits.merge_bytes or batch.record_count >= limits.merge_records
+            return worth and size <= shape.batch_bytes_max
         return self._live_level is None and size <= shape.batch_bytes_max
 
     def _block(self, batch: StoredBatch, offset: int) -> Block:

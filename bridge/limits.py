@@ -39,6 +39,9 @@ class BridgeLimits:
     costs 50 times as much a record as one of 1,000.
     """
 
+    merge_records: int = 200
+    """And only those with fewer records: what compresses well is small and yet worth a request."""
+
     attempt_ahead: int = 262_144
     """Records. Before the first of them is sent, it is made durable that they may have been: one
     fdatasync for so many records, and the most that are marked when Kafka forgot what it had."""

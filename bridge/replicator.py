@@ -449,7 +449,8 @@ class Replicator:
         self._claim = None
         attempt = self._attempt
         is_young = attempt is not None and wall_ms - attempt.at_ms < self._limits.never_reached_ms
-        never_arrived = is_young and not self.is_confirmed and not self.renewed_count
+        is_told = self.identity is not None and self.identity.is_idempotent
+        never_arrived = is_told and is_young and not (self.is_confirmed or self.renewed_count)
         if attempt is not None and not never_arrived and self._maybe_sent_end > self.cursor:
             self.forgotten_count += 1
             self._remedies.mark_until(self._maybe_sent_end)
