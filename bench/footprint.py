@@ -164,7 +164,7 @@ def measure_memory(
                 for probe in probes:
                     probe.close()
             finally:
-                server.finish()
+                server.finish(0)
             taken.setdefault(server.name, []).append((idle_kib, connected_kib))
             report.measured(
                 what="memory",

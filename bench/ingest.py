@@ -78,15 +78,17 @@ def measure(
 ) -> tuple[str, Measurement]:
     server = make()
     server.start()
+    sent_count = 0
     try:
         pid = server.pid
         cpu_before_s = wait_for_start(pid)
         load = run_load(program, server.port, shape, seconds, cores)
+        sent_count = load.count
         busy_s = wait_until_idle(pid)
         cpu_used_s = cpu_s(pid) - cpu_before_s
         used = memory(pid)
     finally:
-        received = server.finish()
+        received = server.finish(sent_count)
     if shape.qos == 0:
         count, took_s = received, load.took_s + busy_s
     else:

@@ -16,6 +16,7 @@ from tests.rigs import GatewayProcess, Mosquitto
 
 _STREAM = "mqtt"
 _SYS_INTERVAL_S = 1
+_SYS_PATIENCE_S = 5.0
 
 
 class Server(Protocol):
@@ -31,8 +32,8 @@ class Server(Protocol):
     @property
     def port(self) -> int: ...
 
-    def finish(self) -> int:
-        """Stops it; gives how many messages it had received."""
+    def finish(self, expected_count: int) -> int:
+        """Stops it; gives how many messages it had received, as soon as those are all it may be."""
         ...
 
 
@@ -58,11 +59,17 @@ class MosquittoServer:
     def port(self) -> int:
         return self._broker.port
 
-    def finish(self) -> int:
-        time.sleep(_SYS_INTERVAL_S + 0.3)  # its counters are published once an interval
+    def finish(self, expected_count: int) -> int:
+        # Its counters are published once an interval, and late when it is idle.
+        deadline = time.monotonic() + _SYS_PATIENCE_S
+        while (count := self._received()) < expected_count and time.monotonic() < deadline:
+            time.sleep(0.2)
+        self.stop()
+        return count
+
+    def _received(self) -> int:
         with Probe(self.port, "counter") as probe:
             (count,) = probe.listen("$SYS/broker/publish/messages/received", 1)
-        self.stop()
         return int(count)
 
     def stop(self) -> None:
@@ -103,7 +110,7 @@ class GatewayServer:
     def port(self) -> int:
         return self._process.port
 
-    def finish(self) -> int:
+    def finish(self, expected_count: int) -> int:
         self.end(signal.SIGTERM)
         count = stored_count(self.data, partition_count=self.partition_count)
         self.remove()

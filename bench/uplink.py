@@ -154,7 +154,7 @@ def _live_sluicegate(
     _wait_for(kafka, topic, len(source))
     for probe in probes.values():
         probe.close()
-    server.finish()
+    server.finish(len(source))
 
 
 def _live_confluent(
