@@ -49,6 +49,8 @@ def run(
     flags = Flags(config=config, listen=listen, data=data, upstream=upstream)
     loaded = load(flags, default_data=_default_data())
     _set_up_logging(loaded)
+    # Kafka's schemas import it wherever it is installed, and it takes 11 MiB; a checkout has it.
+    sys.modules.setdefault("hypothesis", None)  # type: ignore[arg-type]
     # Not before the configuration is sound: a wrong flag must not cost the time of all imports.
     from gateway.app import run_gateway
 
