@@ -32,6 +32,7 @@ EXIT_FAULT = 1
 EXIT_USAGE = 2
 EXIT_UNDRAINED = 3
 EXIT_UNREACHABLE = 4
+EXIT_INTERRUPTED = 130
 
 app = App(
     name="firmware-sim", help="A simulated fleet of constrained MQTT devices, and its auditor."
@@ -151,7 +152,10 @@ def demo(
     from demo import DemoOptions, run_demo
 
     options = DemoOptions(upstream=upstream, keep=keep, device_count=devices, seed=seed)
-    return 0 if run_demo(options) else EXIT_FAULT
+    passed = run_demo(options)
+    if passed is None:
+        return EXIT_INTERRUPTED
+    return 0 if passed else EXIT_FAULT
 
 
 def main() -> None:
@@ -165,7 +169,7 @@ def main() -> None:
         print(f"firmware-sim: {error}", file=sys.stderr)
         status = EXIT_UNREACHABLE
     except KeyboardInterrupt:
-        status = 130
+        status = EXIT_INTERRUPTED
     sys.exit(status if isinstance(status, int) else 0)
 
 

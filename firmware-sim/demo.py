@@ -51,8 +51,11 @@ class DemoOptions:
     seed: int
 
 
-def run_demo(options: DemoOptions) -> bool:
-    """Whether nothing acknowledged was lost (nor doubled or reordered without a reason)."""
+def run_demo(options: DemoOptions) -> bool | None:
+    """Whether nothing acknowledged was lost (nor doubled or reordered without a reason).
+
+    None: stopped by a person before that was known.
+    """
     console = Console(highlight=False)
     directory = Path(tempfile.mkdtemp(prefix="sluicegate-demo-"))
     stage = None
@@ -63,7 +66,7 @@ def run_demo(options: DemoOptions) -> bool:
         is_of_use = not passed
     except (KeyboardInterrupt, asyncio.CancelledError):
         console.print("\nstopped; every process of the demo has ended")
-        return False
+        return None
     except FirmwareSimError:
         is_of_use = True
         raise
@@ -113,6 +116,7 @@ class Demo:
                 await self._keep_running()
             return report.passed and disk.record_count >= report.upstream
         finally:
+            await self._fleet.stop()
             if self._watcher is not None:
                 self._watcher.stop()
             await self._stage.stop()

@@ -84,6 +84,7 @@ class Fleet:
             for index, profile in enumerate(profiles)
         ]
         self._tasks: list[asyncio.Task[None]] = []
+        self._is_stopped = False
 
     def start(self) -> None:
         """Switch all devices on."""
@@ -102,7 +103,10 @@ class Fleet:
         return True
 
     async def stop(self) -> None:
-        """Disconnect, end the ledger."""
+        """Disconnect, end the ledger. Once; after that it does nothing."""
+        if self._is_stopped:
+            return
+        self._is_stopped = True
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(
                 asyncio.gather(

@@ -14,6 +14,7 @@ A Kafka broker names its own address in its answers, and clients would go round 
 
 import asyncio
 import contextlib
+import socket
 import struct
 from dataclasses import dataclass, field
 
@@ -42,6 +43,7 @@ class Relay:
         self._server: asyncio.Server | None = None
         self._live: set[_Passage] = set()
         self._faded: list[_Passage] = []
+        self._dialling: set[asyncio.Task[None]] = set()
 
     @property
     def port(self) -> int:
@@ -52,12 +54,14 @@ class Relay:
 
     async def start(self) -> None:
         """Listen on a free loopback port."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
 
     async def stop(self) -> None:
         """Reset what is open."""
         if self._server is not None:
             self._server.close()
+        for task in self._dialling:
+            task.cancel()
         for passage in [*self._live, *self._faded]:
             self._reset(passage)
         self._faded.clear()
@@ -85,14 +89,20 @@ class Relay:
         """Connections work again."""
         self.is_cut = False
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # A task of our own: asyncio complains aloud of its own one when that is cancelled.
+        task = asyncio.create_task(self._pass_on(reader, writer))
+        self._dialling.add(task)
+        task.add_done_callback(self._dialling.discard)
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.is_cut:
-            writer.transport.abort()
+            _send_reset(writer)
             return
         try:
             far_reader, far_writer = await asyncio.open_connection(*self._target)
         except OSError:
-            writer.transport.abort()
+            _send_reset(writer)
             return
         passage = _Passage(near=writer, far=far_writer)
         self._live.add(passage)
@@ -130,8 +140,16 @@ class Relay:
             if orderly:
                 writer.close()
             else:
-                writer.transport.abort()
+                _send_reset(writer)
         current = asyncio.current_task()
         for pump in passage.pumps:
             if pump is not current:
                 pump.cancel()
+
+
+def _send_reset(writer: asyncio.StreamWriter) -> None:
+    """RST: without the option, abort would say an orderly FIN."""
+    raw = writer.get_extra_info("socket")
+    with contextlib.suppress(OSError):
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
