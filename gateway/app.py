@@ -163,7 +163,7 @@ class Gateway:
         if old.routes != plan.config.routes:
             self._ingest.replace_router(router)
             self._broker.routes_changed()
-        self._broker.limits = plan.config.limits
+        self._broker.limits = self._broker.sessions.limits = plan.config.limits
         specs = {spec.name: spec for spec in plan.config.streams}
         for partition in self._log.partitions.values():
             partition.spec = specs.get(partition.stream, partition.spec)

@@ -31,7 +31,7 @@ class Opened(NamedTuple):
 
 class SessionTable:
     def __init__(self, log: Log, limits: MqttLimits, now_ms: int) -> None:
-        self._limits = limits
+        self.limits = limits
         self._store = SessionStore(log, limits)
         self._sessions: dict[str, Session] = {}
         self._offline: set[Session] = set()
@@ -63,9 +63,9 @@ class SessionTable:
             session = None
         is_present = session is not None
         if session is None:
-            if len(self._sessions) >= self._limits.sessions_max:
+            if len(self._sessions) >= self.limits.sessions_max:
                 raise QuotaExceeded(f"{len(self._sessions)} sessions are kept, no more are taken")
-            session = Session(client_id, self._limits)
+            session = Session(client_id, self.limits)
             self._sessions[client_id] = session
         session.connection = connection
         session.expires_at_ms = None
@@ -121,7 +121,7 @@ class SessionTable:
     def subscribe(self, session: Session, subscription: Subscription) -> None:
         """Adds or replaces. Raises QuotaExceeded."""
         known = session.subscriptions
-        if subscription.filter not in known and len(known) >= self._limits.subscriptions_max:
+        if subscription.filter not in known and len(known) >= self.limits.subscriptions_max:
             raise QuotaExceeded(f"{len(known)} subscriptions, no more are taken")
         known[subscription.filter] = subscription
         self.tree.add(subscription.filter, session.client_id, (session, subscription))
@@ -157,7 +157,7 @@ class SessionTable:
 
     def _set_offline(self, session: Session, now_ms: int) -> None:
         self._offline.add(session)
-        expiry_s = min(session.expiry_s, self._limits.session_expiry_s_max)
+        expiry_s = min(session.expiry_s, self.limits.session_expiry_s_max)
         session.expires_at_ms = now_ms + expiry_s * 1000
 
     def _drop(self, session: Session) -> bool:

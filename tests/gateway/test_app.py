@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,9 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
+from log import Log, StreamSpec
+from tests.e2e.raw_mqtt import V311, RawClient, connect_packet
 from tests.rigs import GatewayProcess, free_port, wait_for
-
-from log import Log, StreamSpec  # isort: skip
 
 
 @pytest.fixture
@@ -140,6 +141,36 @@ def test_sighup_changes_routes_live(tmp_path: Path) -> None:
     assert stored(gateway.data_dir, "second", 1) == {b"device": [b"0", b"1"]}
 
 
+def test_sighup_changes_limits_live(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text("")
+    with GatewayProcess(tmp_path / "data", config=config) as gateway:
+        publish(connect(gateway, "first"), "a/b", 1)
+        reload(gateway, config, "[limits]\nconnections_max = 1\n", "changed=[limits]")
+        with RawClient(gateway.port) as second:
+            second.send(connect_packet("second", V311))
+            assert second.answer() is None
+        reload(gateway, config, "[limits]\nconnections_max = 2\n", "changed=[limits]")
+        with RawClient(gateway.port) as second:
+            second.connect("second", V311)
+
+
+def test_sighup_starts_and_ends_upstreams(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.toml"
+    config.write_text("")
+    with GatewayProcess(tmp_path / "data", config=config) as gateway:
+        text = f'[upstream.one]\nurl = "kafka://127.0.0.1:{free_port()}"\n'
+        reload(gateway, config, text, "gateway.reloaded changed=[upstream]")
+        wait_for(
+            lambda: "bridge.unreachable upstream=one" in gateway.output_since_start(),
+            timeout=10,
+            what="the bridge's attempt",
+        )
+        reload(gateway, config, "", "gateway.reloaded changed=[upstream]")
+        assert "bridge.stopped upstream=one" in gateway.output_since_start()
+        publish(connect(gateway), "a/b", 1)
+
+
 def test_sighup_says_what_needs_a_restart(tmp_path: Path) -> None:
     config = tmp_path / "gateway.toml"
     config.write_text("")
@@ -178,8 +209,6 @@ def test_flags_stay_in_force_after_sighup(tmp_path: Path) -> None:
 
 
 def test_devices_seen_are_in_the_table(gateway: GatewayProcess) -> None:
-    import sqlite3
-
     client = connect(gateway, "sensor-1")
     publish(client, "a/b", 2)
     assert gateway.terminate() == 0
