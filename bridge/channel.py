@@ -81,12 +81,8 @@ class Channel:
 
     def turn(self, now_ms: int, *, bytes_free: int) -> None:
         """Lets the core see the log, and begins what it wants of it."""
-        partition, core = self.partition, self.core
-        core.log_moved(
-            start_offset=partition.start_offset,
-            sealed_end=partition.sealed_end,
-            durable_end=partition.durable_end,
-        )
+        core = self.core
+        self._look_at_log()
         if self.lane is None or not self.lane.is_open:
             return
         if (plan := core.wants_read(now_ms, bytes_free=bytes_free)) is not None:
@@ -95,6 +91,13 @@ class Channel:
             attempt = core.wants_attempt(wall_ms=wall_ms())
             if attempt is not None:
                 self._attempt_task = asyncio.create_task(self._keep_attempt(attempt))
+
+    def _look_at_log(self) -> None:
+        self.core.log_moved(
+            start_offset=self.partition.start_offset,
+            sealed_end=self.partition.sealed_end,
+            durable_end=self.partition.durable_end,
+        )
 
     def led_by(self, lane: Lane | None, epoch: int, key: TopicKey | None) -> None:
         """Metadata says who leads the partition now; None: nobody."""
@@ -199,6 +202,7 @@ class Channel:
 
     def status(self, now_ms: int) -> PartitionStatus:
         core, lane = self.core, self.lane
+        self._look_at_log()
         is_connected = lane is not None and lane.is_open
         state, error = core.state.value, core.error
         if not is_connected and core.lag_count:

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 _KNOWS_NOTHING: Final = LastAppended(code=0, epoch=-1, sequence=None)
 _UNKNOWN_TOPIC: Final = 3
-_REFRESH_PAUSE_MS: Final = 250
+_REFRESH_PAUSE_MS: Final = 400
 """Between two looks at metadata that somebody asks for: a leader election takes longer."""
 
 
@@ -125,12 +125,15 @@ class Control:
         age_ms = now_ms - cluster.metadata_ms
         answer_ms = cluster.last_answer_ms
         is_silent = answer_ms is None or now_ms - answer_ms >= self._config.limits.probe_ms
+        # A leader that cannot be reached may not be one any more, whatever metadata said just now.
+        self._stale |= any(not lane.is_open for lane in cluster.lanes())
         wanted = cluster.metadata is None or (self._stale and age_ms >= _REFRESH_PAUSE_MS)
         if wanted or is_silent or age_ms >= self._config.limits.metadata_age_ms:
             await self._refresh()
         await self._identify()
         for lane in list(cluster.lanes()):
             self._ask_standings(lane)
+        self._stale |= any(not lane.is_open for lane in cluster.lanes())
         self._changed()
         return self._wait_ms()
 
