@@ -9,6 +9,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from rich.console import Console
 
 RATE = 8.0
 KEPT_RATE = 1.0
+PLAIN_WIDTH = 116
 REFRESH_S = 0.2
 TOPIC_TIMEOUT_S = 15.0
 DRAIN_S = 15.0
@@ -56,7 +58,8 @@ def run_demo(options: DemoOptions) -> bool | None:
 
     None: stopped by a person before that was known.
     """
-    console = Console(highlight=False)
+    # What is no terminal has no width: then tables need not be squeezed into 80 columns.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     directory = Path(tempfile.mkdtemp(prefix="sluicegate-demo-"))
     stage = None
     is_of_use = False
