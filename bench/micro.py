@@ -19,7 +19,8 @@ from bench.machine import choose_cores
 from bench.readings import make_devices, readings
 from bench.report import Report, Sample, Table, begin, parser
 from devices import DeviceTable, preview
-from log import LogLimits, RecordTemplate, StoredBatch, decode_batch, rebatch, stamp_producer
+from log import Log, LogLimits, RecordTemplate, StoredBatch, decode_batch, rebatch, stamp_producer
+from tests.mqtt.world import World
 
 _VALUE = b"x" * 64
 _TEMPLATE = RecordTemplate(b"load-1234-56", ((b"mqtt.topic", b"bench/dev/56/temp"),))
@@ -149,6 +150,53 @@ def merge_small_batches(data: Path, count: int) -> tuple[float, int]:
         return time.process_time() - began, sum(each.record_count for each in batches)
 
 
+def mqtt_rounds_of(connections: int, window: int) -> Callable[[Path, int], tuple[float, int]]:
+    """QoS 1 from bytes read to PUBACKs written: the gateway without sockets, threads, fdatasync."""
+
+    def step(data: Path, count: int) -> tuple[float, int]:
+        world = World(data, partition_count=4)
+        clients = [world.connected(f"load-{i}", level=4) for i in range(connections)]
+        reads = [
+            b"".join(
+                _publish(f"bench/dev/{i}/temp", packet_id) for packet_id in range(1, window + 1)
+            )
+            for i in range(connections)
+        ]
+        spent_s = 0.0
+        done = 0
+        while done < count:
+            began = time.process_time()
+            for client, read in zip(clients, reads, strict=True):
+                client.connection.receive(read)
+            world.commit()
+            spent_s += time.process_time() - began
+            done += connections * window
+            _make_room(world.log)
+            for client in clients:
+                assert len(client.output) == 4 * window, "a PUBACK for each"
+                client.output = b""
+        world.log.close()
+        return spent_s, done
+
+    return step
+
+
+def _publish(topic: str, packet_id: int) -> bytes:
+    name = topic.encode()
+    body = len(name).to_bytes(2, "big") + name + packet_id.to_bytes(2, "big") + _VALUE
+    assert len(body) < 128, "one byte of remaining length"
+    return bytes((0x32, len(body))) + body
+
+
+def _make_room(log: Log) -> None:
+    if log.journal.used_bytes * 2 > log.journal.capacity_bytes:
+        for partition in log.partitions.values():
+            job = partition.seal_job(close_open=True)
+            if job is not None:
+                log.sealed(partition, partition.write_sealed(job))
+        log.checkpointed(log.write_checkpoint(log.checkpoint()))
+
+
 def device_table(data: Path, count: int) -> tuple[float, int]:
     """DeviceTable.message_seen."""
     seen = DeviceTable().message_seen
@@ -200,6 +248,10 @@ STEPS: Sequence[Step] = (
     ("commit, rounds of 200, 1 partition", commit_rounds_of(200, 1)),
     ("commit, rounds of 2,000, 1 partition", commit_rounds_of(2_000, 1)),
     ("commit, rounds of 2,000, 16 partitions", commit_rounds_of(2_000, 16)),
+    ("MQTT, 1 x 200 in flight", mqtt_rounds_of(1, 200)),
+    ("MQTT, 100 x 20 in flight", mqtt_rounds_of(100, 20)),
+    ("MQTT, 100 x 1 in flight", mqtt_rounds_of(100, 1)),
+    ("MQTT, 1000 x 1 in flight", mqtt_rounds_of(1_000, 1)),
     ("seal", seal),
     ("recover from the journal", recover_journal),
     ("read as stored", read_batches),
