@@ -41,8 +41,8 @@ _ID_0 = b"\0\0"
 _INBOX_BYTES_MAX = 1 << 20
 """A turn of the loop may read 64 KiB from each of thousands of connections: not all into memory."""
 
-_NO_PREFIX = b"\0"
-"""Begins no packet that is valid: packet type 0 is reserved."""
+_NO_PREFIX: tuple[bytes, ...] = ()
+"""Nothing begins with one of no prefixes."""
 
 
 class Connection(Endpoint):
@@ -68,7 +68,8 @@ class Connection(Endpoint):
         self._needed_bytes = 0
         self._inbound: Inbound | None = None
         self._run: Run | None = None
-        self._prefix = _NO_PREFIX
+        self._prefix: bytes | tuple[bytes, ...] = _NO_PREFIX
+        """Fixed header and topic of the last PUBLISH."""
         self._size = 0
         self._lone_bytes = 0
         """Size of the packet that `_prefix` begins, when it is a PUBLISH of QoS 1."""
