@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 from kafka_place import partition_of
 from ledger import LedgerWriter, read_ledger
 from outbox import Message
@@ -124,7 +125,7 @@ class Upstream:
         admin.create_topics([NewTopic("mqtt", PARTITIONS, 1)])["mqtt"].result(10)
         self._producer = Producer({"bootstrap.servers": bootstrap, "log_level": 0})
         topic = "site/x/dev/reading"
-        self._headers = [("mqtt.topic", topic.encode())]
+        self._headers: dict[str, str | bytes | None] = {"mqtt.topic": topic.encode()}
         ledger = LedgerWriter(path, seed=1, at_ms=0)
         ledger.device(
             "dev", protocol="5.0", profile="meter", topic=topic, headers={"mqtt.topic": topic}

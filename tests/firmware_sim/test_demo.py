@@ -16,7 +16,7 @@ SECONDS_MAX = 90
 
 def children(demo: subprocess.Popen[str]) -> list[psutil.Process]:
     """The gateway and the upstream, by now."""
-    found = psutil.Process(demo.pid).children(recursive=True)
+    found: list[psutil.Process] = psutil.Process(demo.pid).children(recursive=True)
     assert len(found) == 2, found
     return found
 
