@@ -44,8 +44,9 @@ from log.record_batch import (
     parse_header,
     stamp_producer,
 )
-from log.recovery import Lost, RecoveryReport
-from log.store import Log, LogStats
+from log.report import Lost, RecoveryReport
+from log.stats import LogStats
+from log.store import Log
 from log.streams import Retention, StreamSpec, name_problem
 
 __all__ = [

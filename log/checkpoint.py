@@ -3,7 +3,7 @@
 Owns two small files, DATA/checkpoint and DATA/checkpoint.old.
 
     0   magic    8s   "SLGCKPT" and format version 1
-    8   crc32c   u32  of the body
+    8   crc32c   u32  of magic and body
     12  size     u32  bytes of the body
     16  body          MessagePack of `Checkpoint`
 
@@ -34,7 +34,7 @@ _NEW_NAME: Final = "checkpoint.new"
 
 class PartitionPoint(msgspec.Struct, frozen=True, kw_only=True):
     """One partition as of the checkpoint. `valid_bytes` of the segment at `segment_base` are
-    synced.
+    synced; what lies from `sealed_end` to `durable_end` is in the journal.
     """
 
     stream: str
@@ -44,6 +44,7 @@ class PartitionPoint(msgspec.Struct, frozen=True, kw_only=True):
     segment_base: int
     valid_bytes: int
     sealed_end: int
+    durable_end: int
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +63,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
     body = msgspec.msgpack.encode(checkpoint)
-    return _HEADER.pack(MAGIC, google_crc32c.value(body), len(body)) + body
+    return _HEADER.pack(MAGIC, google_crc32c.value(MAGIC + body), len(body)) + body
 
 
 def decode_checkpoint(data: bytes) -> Checkpoint:
@@ -70,13 +71,13 @@ def decode_checkpoint(data: bytes) -> Checkpoint:
     if len(data) < _HEADER.size:
         raise CorruptCheckpoint(f"{len(data)} bytes")
     magic, crc, size = _HEADER.unpack_from(data)
-    if magic != MAGIC:
-        if magic[:7] == MAGIC[:7]:
-            raise UnknownFormat(f"checkpoint version {magic[7]}: this release reads {MAGIC[7]}")
-        raise CorruptCheckpoint(f"magic {magic!r}")
     body = data[_HEADER.size : _HEADER.size + size]
-    if len(body) != size or google_crc32c.value(body) != crc:
+    if len(body) != size or google_crc32c.value(magic + body) != crc:
         raise CorruptCheckpoint("checksum does not hold")
+    if magic != MAGIC:
+        raise UnknownFormat(
+            f"checkpoint of format {magic!r}, this release reads {MAGIC!r}: run its writer"
+        )
     return msgspec.msgpack.decode(body, type=Checkpoint)
 
 

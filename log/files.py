@@ -1,7 +1,9 @@
 """All file calls of the log.
 
 Nothing else under log/ opens, reads, writes, syncs, renames or removes a file, so that a test can
-put a disk in its place that loses, tears and reorders what was not synced, or fails any call.
+put a disk in its place that loses, tears and reorders what was not synced, or fails any call. So
+the one random number of the log comes from here, too, and the clock that `Log.open` takes unless
+it is given one.
 
 `Files` is the interface, `DiskFiles` the real one. Every method raises OSError as the system does;
 short reads and writes are completed here. Paths are absolute. A handle is an int of the
@@ -13,11 +15,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 _IOV_MAX = 1024  # POSIX's floor is 16; Linux takes 1,024 buffers in one writev.
+
+
+def wall_clock_ms() -> int:
+    """The system's time."""
+    return time.time_ns() // 1_000_000
 
 
 class Files(Protocol):
@@ -39,6 +47,7 @@ class Files(Protocol):
     def exists(self, path: Path) -> bool: ...
     def free_bytes(self, path: Path) -> int: ...
     def lock(self, path: Path) -> int: ...
+    def random_bytes(self, count: int) -> bytes: ...
 
 
 class DiskFiles:
@@ -139,3 +148,7 @@ class DiskFiles:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         return handle
+
+    def random_bytes(self, count: int) -> bytes:
+        """From the system's source of secrets."""
+        return os.urandom(count)

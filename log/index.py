@@ -16,6 +16,7 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from log.record_batch import BatchHeader
@@ -92,14 +93,20 @@ def last_position(data: bytes) -> int | None:
     return position if position >= 0 else None
 
 
-def last_time(data: bytes) -> int | None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeEntry:
+    timestamp_ms: int
+    relative_offset: int
+
+
+def last_time(data: bytes) -> TimeEntry | None:
     """The newest timestamp of a closed segment by its time index; None if the index cannot be
     right.
     """
     if not data or len(data) % TIME_ENTRY.size:
         return None
-    newest_ms: int = TIME_ENTRY.unpack_from(data, len(data) - TIME_ENTRY.size)[0]
-    return newest_ms
+    newest_ms, offset = TIME_ENTRY.unpack_from(data, len(data) - TIME_ENTRY.size)
+    return TimeEntry(timestamp_ms=newest_ms, relative_offset=offset)
 
 
 def offset_before(data: bytes, timestamp_ms: int) -> int:

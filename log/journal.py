@@ -5,21 +5,18 @@ Owns the bytes of the journal file and where the next frame goes. It knows nothi
 what a frame carries is frame.py's. It has no thread: `write` is called by the committer in one of
 its own.
 
-    file:   block 0                    header
+    file:   block 0                    header (journal_file.py)
             blocks 1 .. n              frames, each beginning at a block
 
-    header: 0   magic     8s   "SLGJRNL" and format version 1
-            8   block     u32  4096
-            12  blocks    u32  in the file, header included
-            16  log id    16s  random; the checkpoint repeats it, so that no other log's is taken
-            32  crc32c    u32  of the 32 bytes before
-
     frame:  0   magic     4s   "SLGF"
-            4   crc32c    u32  of everything behind this field
+            4   crc32c    u32  of the log id and everything behind this field
             8   sequence  u64  one more than the frame before it
             16  synced    u64  the newest sequence known to be durable when this frame was placed
             24  size      u32  bytes of entries
             28  entries
+
+The log id under the checksum is what a publisher cannot know: no payload can pass for a frame,
+wherever a lost block makes reading stumble over it.
 
 A frame takes whole blocks. A block that holds an acknowledged frame is thus never written again
 until the frame is no longer needed: a write torn by a power cut can damage only what was not
@@ -27,30 +24,27 @@ acknowledged. A frame that does not fit before the end of the file begins at blo
 
 Several frames may share one fdatasync; a power cut may keep any of their blocks. Reading begins
 where the checkpoint says and ends where the next sequence is missing. What is found beyond tells
-which of two things happened. If a later frame says that a missing one was synced, then
-acknowledged bytes were damaged: that is reported, and reading goes on behind the damage. Otherwise
-nothing beyond was acknowledged: those frames are wiped before anything new is written, so that
-they can never follow a later frame of theirs.
+which of two things happened. If a later frame or the checkpoint says that a missing one was synced,
+then acknowledged bytes were damaged: that is reported, and reading goes on behind the damage.
+Otherwise nothing beyond was acknowledged: those frames are wiped before anything new is written,
+so that they can never follow a later frame of theirs. Frames that nothing says were synced are
+written once more: a killed process, or a failed fdatasync, may have left them in memory only.
 """
 
 from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import google_crc32c
 
-from log.errors import UnknownFormat
 from log.files import Files
 
 BLOCK_BYTES: Final = 4096
-MAGIC: Final = b"SLGJRNL\x01"
 FRAME_MAGIC: Final = b"SLGF"
-_FILE_HEADER: Final = struct.Struct(">8sII16s")
 _CRC: Final = struct.Struct(">I")
 _FRAME: Final = struct.Struct(">4sIQQI")
 _FRAME_REST: Final = struct.Struct(">QQI")
@@ -85,14 +79,16 @@ class FoundFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """Blocks between two good frames that do not hold the frames that were there."""
+    """Blocks that do not hold the frames that were there; `next_sequence` is whole again."""
 
     first_sequence: int
     next_sequence: int
     position: int
+    size_bytes: int
 
 
-def _blocks(size_bytes: int) -> int:
+def whole_blocks(size_bytes: int) -> int:
+    """The bytes of the blocks that so many bytes take."""
     return -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
 
 
@@ -104,6 +100,7 @@ class Journal:
         self._handle = handle
         self.size_bytes = size_bytes
         self.log_id = log_id
+        self._id_crc = google_crc32c.value(log_id)
         self.next_sequence = 1
         self.next_position = BLOCK_BYTES
         self.synced_sequence = 0
@@ -125,17 +122,21 @@ class Journal:
 
     def fits(self, entries_bytes: int) -> bool:
         """Whether a frame with that many bytes of entries has a place now."""
-        taken = _blocks(FRAME_HEADER_BYTES + entries_bytes)
+        return self._fits(whole_blocks(FRAME_HEADER_BYTES + entries_bytes))
+
+    def _fits(self, taken: int) -> bool:
+        if not self._live:  # what would be skipped holds nothing either
+            return taken <= self.capacity_bytes
         return taken + self._skip(taken) <= self.free_bytes
 
     def place(self, entries: Sequence[bytes]) -> FrameWrite:
         """Gives the next frame its sequence and position. The caller has asked `fits`."""
         size = sum(map(len, entries))
-        taken = _blocks(FRAME_HEADER_BYTES + size)
-        assert taken + self._skip(taken) <= self.free_bytes, "would overwrite frames still needed"
+        taken = whole_blocks(FRAME_HEADER_BYTES + size)
+        assert self._fits(taken), "would overwrite frames still needed"
         sequence = self.next_sequence
         rest = _FRAME_REST.pack(sequence, self.synced_sequence, size)
-        crc = google_crc32c.value(rest)
+        crc = google_crc32c.extend(self._id_crc, rest)
         for piece in entries:
             crc = google_crc32c.extend(crc, piece)
         head = FRAME_MAGIC + _CRC.pack(crc) + rest
@@ -201,29 +202,49 @@ class Journal:
 
     # -- reading
 
-    def read(self, sequence: int, position: int) -> Iterator[FoundFrame | Damage]:
+    def read(
+        self, sequence: int, position: int, *, synced_sequence: int = 0
+    ) -> Iterator[FoundFrame | Damage]:
         """The frames from (sequence, position) on; afterwards the journal is ready to write behind
         them.
 
-        A `Damage` stands where acknowledged frames are missing between good ones.
+        `synced_sequence` is the newest that is known to have been synced. A `Damage` stands where
+        acknowledged frames are missing.
         """
         self.next_sequence, self.next_position = sequence, position
+        unsure: deque[FoundFrame] = deque()
         while True:
             found = self._next_frame()
             if found is None:
+                at = self.next_position
                 beyond = self._frames_beyond()
-                if not any(frame.synced_sequence >= self.next_sequence for frame in beyond):
-                    self._wipe(beyond)
+                known = max([synced_sequence, *(frame.synced_sequence for frame in beyond)])
+                if known < self.next_sequence:
+                    self._settle(unsure, wiped=beyond)
+                    break
+                yield self._damage(at, beyond, known)
+                if not beyond:
+                    self._settle(unsure, wiped=())
+                    self.next_sequence = known + 1
                     break
                 found = beyond[0]
-                yield Damage(
-                    first_sequence=self.next_sequence,
-                    next_sequence=found.sequence,
-                    position=self.next_position,
-                )
             self._take(found.sequence, found.position, found.end_position - found.position)
+            synced_sequence = max(synced_sequence, found.synced_sequence)
+            unsure.append(found)
+            while unsure and unsure[0].sequence <= synced_sequence:
+                unsure.popleft()
             yield found
         self.synced_sequence = self.next_sequence - 1
+
+    def _damage(self, position: int, beyond: Sequence[FoundFrame], known: int) -> Damage:
+        """Of the frames from `next_sequence` to the first one beyond, or to the last one known."""
+        end = beyond[0].position if beyond else position - BLOCK_BYTES
+        return Damage(
+            first_sequence=self.next_sequence,
+            next_sequence=beyond[0].sequence if beyond else known + 1,
+            position=position,
+            size_bytes=(end - position) % self.capacity_bytes,
+        )
 
     def _next_frame(self) -> FoundFrame | None:
         for position in (self.next_position, BLOCK_BYTES):
@@ -250,15 +271,20 @@ class Journal:
             seen += step
         return sorted(later, key=lambda frame: frame.sequence)
 
-    def _wipe(self, frames: Sequence[FoundFrame]) -> None:
-        """Makes frames that were never acknowledged unreadable, durably.
+    def _settle(self, unsure: Iterable[FoundFrame], *, wiped: Sequence[FoundFrame]) -> None:
+        """Makes durable what was read: `unsure` frames for certain, `wiped` ones gone for good.
 
-        If power fails here, they are found and wiped at the next start: nothing has been written
-        since.
+        If power fails here, frames are found as they were, and this is done at the next start:
+        nothing has been written since, and what is written is what is there.
         """
+        frames = list(unsure)
         for frame in frames:
+            size = frame.end_position - frame.position
+            data = self._files.read_at(self._handle, frame.position, size)
+            self._files.write_at(self._handle, frame.position, (data,))
+        for frame in wiped:
             self._files.write_at(self._handle, frame.position, (bytes(BLOCK_BYTES),))
-        if frames:
+        if frames or wiped:
             self._files.datasync(self._handle)
 
     def torn_at_end(self) -> bool:
@@ -268,6 +294,19 @@ class Journal:
             return False
         magic, _, sequence, _, _ = _FRAME.unpack(head)
         return bool(magic == FRAME_MAGIC and sequence == self.next_sequence)
+
+    def oldest(self, frames: Sequence[FoundFrame], sequence: int) -> FoundFrame | None:
+        """The first of `frames` (by sequence) behind the newest around the circle, from `sequence`
+        on. What an earlier lap left where a later one skipped is not the oldest by its sequence.
+        """
+        if not frames:
+            return None
+        end = frames[-1].end_position
+        return min(
+            (frame for frame in frames if frame.sequence >= sequence),
+            key=lambda frame: (frame.position - end) % self.capacity_bytes,
+            default=None,
+        )
 
     def every_frame(self) -> list[FoundFrame]:
         """Every whole frame anywhere in the file, needed or not, by sequence. Reads the whole
@@ -296,66 +335,15 @@ class Journal:
         if position + FRAME_HEADER_BYTES + size > self.size_bytes:
             return None
         entries = self._files.read_at(self._handle, position + FRAME_HEADER_BYTES, size)
-        if google_crc32c.extend(google_crc32c.value(head[8:]), entries) != crc:
+        if google_crc32c.extend(google_crc32c.extend(self._id_crc, head[8:]), entries) != crc:
             return None
         return FoundFrame(
             sequence=sequence,
             synced_sequence=synced,
             position=position,
-            end_position=position + _blocks(FRAME_HEADER_BYTES + size),
+            end_position=position + whole_blocks(FRAME_HEADER_BYTES + size),
             entries=entries,
         )
 
     def close(self) -> None:
         self._files.close(self._handle)
-
-
-def create_journal(files: Files, path: Path, *, size_bytes: int, log_id: bytes) -> Journal:
-    """A new journal of `size_bytes` (rounded to blocks) at `path`, durable when this returns."""
-    size_bytes = _blocks(size_bytes)
-    handle = files.open(path, create=True)
-    files.truncate(handle, 0)
-    files.allocate(handle, size_bytes)
-    _write_header(files, handle, size_bytes, log_id)
-    # If power fails before these, there is a journal of zeros or none: it holds nothing and is
-    # made again.
-    files.datasync(handle)
-    files.sync_directory(path.parent)
-    return Journal(files, handle, size_bytes=size_bytes, log_id=log_id)
-
-
-def repair_journal(files: Files, path: Path, *, log_id: bytes) -> Journal:
-    """A journal whose header is damaged, with the header written again; its frames are as they
-    were.
-    """
-    handle = files.open(path)
-    size_bytes = files.size(handle) // BLOCK_BYTES * BLOCK_BYTES
-    _write_header(files, handle, size_bytes, log_id)
-    files.datasync(handle)
-    return Journal(files, handle, size_bytes=size_bytes, log_id=log_id)
-
-
-def _write_header(files: Files, handle: int, size_bytes: int, log_id: bytes) -> None:
-    header = _FILE_HEADER.pack(MAGIC, BLOCK_BYTES, size_bytes // BLOCK_BYTES, log_id)
-    files.write_at(handle, 0, (header, _CRC.pack(google_crc32c.value(header))))
-
-
-def open_journal(files: Files, path: Path) -> Journal | None:
-    """The journal at `path`; None if there is none or its header was never completed.
-    UnknownFormat.
-    """
-    if not files.exists(path):
-        return None
-    handle = files.open(path)
-    head = files.read_at(handle, 0, _FILE_HEADER.size + _CRC.size)
-    header, crc = head[: _FILE_HEADER.size], head[_FILE_HEADER.size :]
-    if len(crc) < _CRC.size or _CRC.pack(google_crc32c.value(header)) != crc:
-        files.close(handle)
-        return None
-    magic, block, blocks, log_id = _FILE_HEADER.unpack(header)
-    if magic != MAGIC or block != BLOCK_BYTES:
-        files.close(handle)
-        raise UnknownFormat(
-            f"{path} is of format {magic!r}, this release reads {MAGIC!r}: run its writer"
-        )
-    return Journal(files, handle, size_bytes=blocks * block, log_id=log_id)

@@ -9,7 +9,6 @@ DATA/streams/           a directory for each partition: segment.py, partition.js
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ from pathlib import Path
 from log.checkpoint import Checkpoint, read_checkpoint
 from log.errors import LogLocked, LogUnusable, PartitionsReduced
 from log.files import Files
-from log.journal import Journal, create_journal, open_journal, repair_journal
+from log.journal import Journal
+from log.journal_file import create_journal, holds_frames, open_journal, repair_journal
 from log.limits import LogLimits
 from log.partition import Partition
 from log.recovery import STREAMS_DIRECTORY, Recovery
@@ -92,7 +92,13 @@ def _open_journal(
     if checkpoint is None:
         journal = open_journal(files, path)
         if journal is None:
-            size_bytes, log_id = limits.journal_bytes, os.urandom(16)
+            if holds_frames(files, path):
+                raise LogUnusable(
+                    f"{path} has a damaged header and there is no whole checkpoint beside it: put"
+                    " one of them back; or move the journal away to go on without what it held"
+                    " (the newest records and the cursors)"
+                )
+            size_bytes, log_id = limits.journal_bytes, files.random_bytes(16)
             journal = create_journal(files, path, size_bytes=size_bytes, log_id=log_id)
         return journal
     if not files.exists(path):
@@ -100,7 +106,9 @@ def _open_journal(
             f"{path} is missing: put it back; or remove {directory / 'checkpoint'}* to go on"
             " without what it held (the newest records and the cursors)"
         )
-    journal = open_journal(files, path) or repair_journal(files, path, log_id=checkpoint.log_id)
+    journal = open_journal(files, path) or repair_journal(
+        files, path, size_bytes=limits.journal_bytes, log_id=checkpoint.log_id
+    )
     if checkpoint.log_id != journal.log_id:
         raise LogUnusable(
             f"{path} belongs to another data directory: put back the one that was here"

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from log.checkpoint import PartitionPoint
 from log.errors import OffsetOutOfRange
 from log.files import Files
 from log.limits import LogLimits
@@ -99,6 +100,20 @@ class Partition:
         """
         self.tail.close_open_chunk()
 
+    def point(self) -> PartitionPoint:
+        """What a checkpoint says of it. With no seal job under way."""
+        segment = self.segments[-1]
+        return PartitionPoint(
+            stream=self.stream,
+            index=self.index,
+            partition_id=self.partition_id,
+            start_offset=self.start_offset,
+            segment_base=segment.base_offset,
+            valid_bytes=segment.size_bytes,
+            sealed_end=segment.end_offset,
+            durable_end=self.durable_end,
+        )
+
     # -- reading
 
     def read(self, offset: int, *, bytes_max: int) -> list[StoredBatch]:
@@ -119,7 +134,13 @@ class Partition:
         if offset < tail_start:
             for segment in segments:
                 if offset < segment.end_offset:
-                    found = segment.read(offset, bytes_max=bytes_max, end_offset=tail_start)
+                    try:
+                        found = segment.read(offset, bytes_max=bytes_max, end_offset=tail_start)
+                    except FileNotFoundError:
+                        if self.start_offset <= offset:
+                            raise
+                        # Retention has removed it since the list was taken.
+                        raise OffsetOutOfRange(offset, self.start_offset, durable_end) from None
                     if found:
                         return found
         batches: list[StoredBatch] = []
@@ -178,6 +199,7 @@ class Partition:
         """
         if close_open:
             self.tail.close_open_chunk()
+            self.tail.split_round()
         chunks = self.tail.sealable()
         if not chunks:
             return None

@@ -15,11 +15,8 @@ files say.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-
-import msgspec
 
 from log.checkpoint import Checkpoint, PartitionPoint
 from log.errors import LogUnusable
@@ -28,66 +25,15 @@ from log.frame import Run, StateChange, parse_entries
 from log.journal import BLOCK_BYTES, Damage, FoundFrame, Journal
 from log.limits import LogLimits
 from log.partition import Partition
+from log.partition_file import PartitionFile, read_partition_file, write_partition_file
+from log.report import Lost, RecoveryReport
 from log.segment import Segment, SegmentScan
 from log.state import DurableState
 from log.streams import StreamSpec
 
-PARTITION_FILE = "partition.json"
 STREAMS_DIRECTORY = "streams"
-
-
-class PartitionFile(msgspec.Struct, frozen=True, kw_only=True):
-    """STREAM-PARTITION/partition.json: what the directory is, should every checkpoint be lost."""
-
-    format: int
-    stream: str
-    index: int
-    partition_id: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lost:
-    """Offsets of a partition, both included, that were acknowledged and cannot be read any more."""
-
-    stream: str
-    partition: int
-    first_offset: int
-    last_offset: int
-    cause: str
-
-
-@dataclass(slots=True, kw_only=True)
-class RecoveryReport:
-    """What recovery found. `clean` when nothing but whole frames and batches."""
-
-    checkpoint_found: bool = False
-    frames_replayed: int = 0
-    records_replayed: int = 0
-    torn_frame: bool = False
-    checkpoint_problems: list[str] = field(default_factory=list)
-    journal_damage: list[Damage] = field(default_factory=list)
-    segments_cut: list[str] = field(default_factory=list)
-    lost: list[Lost] = field(default_factory=list)
-
-    @property
-    def clean(self) -> bool:
-        return not (self.torn_frame or self.lines())
-
-    def lines(self) -> list[str]:
-        """One sentence for each thing an operator should know."""
-        out = [f"checkpoint damaged: {problem}" for problem in self.checkpoint_problems]
-        out += [
-            f"journal damaged: frames {damage.first_sequence}..{damage.next_sequence - 1}"
-            f" at position {damage.position} do not hold their checksum"
-            for damage in self.journal_damage
-        ]
-        out += self.segments_cut
-        out += [
-            f"lost: {lost.stream}-{lost.partition} offsets {lost.first_offset}"
-            f"..{lost.last_offset} ({lost.cause})"
-            for lost in self.lost
-        ]
-        return out
+RECORD_BYTES_MIN = 7
+"""A record without key, value and headers: what bounds the count in damaged bytes."""
 
 
 class Recovery:
@@ -102,6 +48,10 @@ class Recovery:
         self.state = DurableState()
         self.partitions: dict[int, Partition] = {}
         self.next_partition_id = 1
+        self._met_since_damage: set[int] = set()
+        """Partitions of which a frame behind the last damage said where they were."""
+        self._seal_soon: set[int] = set()
+        """Partitions brought back from journal frames that are not held any more."""
 
     def run(self, checkpoint: Checkpoint | None, specs: Iterable[StreamSpec]) -> None:
         """Opens what is there, replays, then makes the partitions of `specs` that are new."""
@@ -115,6 +65,7 @@ class Recovery:
             self.next_partition_id = max(self.next_partition_id, checkpoint.next_partition_id)
             self.state.restore(StateChange(key=key, value=value) for key, value in checkpoint.state)
         self._replay(checkpoint, short=self._short(points))
+        self._seal_again()
         self._account(points)
         self._create_missing(by_name)
 
@@ -123,35 +74,42 @@ class Recovery:
     def _open_existing(
         self, specs: dict[str, StreamSpec], points: dict[int, PartitionPoint]
     ) -> None:
+        by_directory = {f"{point.stream}-{point.index}": point for point in points.values()}
         for name in self._files.list_directory(self._streams):
             directory = self._streams / name
-            meta = self._read_partition_file(directory)
+            point = by_directory.get(name)
+            meta = self._identify(directory, point)
             if meta is None:
                 continue
             spec = specs.get(meta.stream) or StreamSpec(
                 name=meta.stream, partition_count=meta.index + 1
             )
-            segments = self._open_segments(directory, points.get(meta.partition_id))
+            segments = self._open_segments(directory, meta, point)
             self._add(directory, spec, meta.index, meta.partition_id, segments)
 
-    def _read_partition_file(self, directory: Path) -> PartitionFile | None:
+    def _identify(self, directory: Path, point: PartitionPoint | None) -> PartitionFile | None:
         """None for a directory whose creation was cut short: no record was ever in it."""
-        path = directory / PARTITION_FILE
-        if not self._files.exists(path):
-            return None
-        handle = self._files.open(path)
-        try:
-            return msgspec.json.decode(self._files.read_at(handle, 0, 4096), type=PartitionFile)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            if self._holds_nothing(directory):
-                return None
-            raise LogUnusable(
-                f"{path} is damaged ({error}): write it again as"
-                ' {"format":1,"stream":...,"index":...,"partition_id":...},'
-                " or move the directory away"
-            ) from error
-        finally:
-            self._files.close(handle)
+        meta = read_partition_file(self._files, directory)
+        if point is None:
+            if meta is None and not self._holds_nothing(directory):
+                raise LogUnusable(
+                    f"{directory}/partition.json is missing or damaged: write it again as"
+                    ' {"format":1,"stream":...,"index":...,"partition_id":...},'
+                    " or move the directory away"
+                )
+            if meta:
+                # A process killed while it made the partition may have left this in memory only.
+                write_partition_file(self._files, directory, meta)
+            return meta
+        known = PartitionFile(
+            format=1, stream=point.stream, index=point.index, partition_id=point.partition_id
+        )
+        if meta != known:
+            self.report.partition_problems.append(
+                f"partition.json of {directory.name} was damaged: written again from the checkpoint"
+            )
+            write_partition_file(self._files, directory, known)
+        return known
 
     def _holds_nothing(self, directory: Path) -> bool:
         for name in self._files.list_directory(directory):
@@ -164,35 +122,55 @@ class Recovery:
                     self._files.close(handle)
         return True
 
-    def _open_segments(self, directory: Path, point: PartitionPoint | None) -> list[Segment]:
-        names = self._files.list_directory(directory)
-        bases = sorted(
-            int(name[:20]) for name in names if name.endswith(".log") and name[:20].isdigit()
-        )
-        for name in names:
-            if name.endswith(("index",)) and int(name[:20]) not in bases:
-                self._files.remove(directory / name)
+    def _open_segments(
+        self, directory: Path, meta: PartitionFile, point: PartitionPoint | None
+    ) -> list[Segment]:
+        bases = self._segment_bases(directory, point.start_offset if point else 0)
         segments = [self._segment(directory, base) for base in bases]
         if not segments:
-            segments = [self._segment(directory, point.sealed_end if point else 0)]
+            start, end = (point.start_offset, point.sealed_end) if point else (0, 0)
+            if start < end:
+                self._lose(meta.stream, meta.index, start, end - 1, "no segment is there")
+            segments = [self._segment(directory, end)]
             segments[0].create()
         for segment, following in pairwise(segments):
             self._report_cut(directory, segment, segment.open_closed())
-            if segment.end_offset != following.base_offset:
-                self.report.segments_cut.append(
-                    f"segment ends early: {directory.name} {segment.base_offset} at offset"
-                    f" {segment.end_offset}, the next begins at {following.base_offset}"
+            if segment.end_offset < following.base_offset:
+                self._lose(
+                    meta.stream,
+                    meta.index,
+                    segment.end_offset,
+                    following.base_offset - 1,
+                    f"segment {segment.base_offset} ends early",
                 )
         self._recover_last(directory, segments[-1], point)
         return segments
+
+    def _segment_bases(self, directory: Path, start_offset: int) -> list[int]:
+        """The segments that are there. What retention had removed and is there again is removed
+        again, and so are indexes without a log.
+        """
+        names = [
+            name
+            for name in self._files.list_directory(directory)
+            if name[:20].isdecimal() and name[20:] in (".log", ".index", ".timeindex")
+        ]
+        bases = sorted(int(name[:20]) for name in names if name.endswith(".log"))
+        while len(bases) > 1 and bases[1] <= start_offset:
+            self._segment(directory, bases.pop(0)).delete()
+        for name in names:
+            if int(name[:20]) not in bases and not name.endswith(".log"):
+                self._segment(directory, int(name[:20])).delete()
+        return bases
 
     def _recover_last(
         self, directory: Path, segment: Segment, point: PartitionPoint | None
     ) -> None:
         position, end = 0, segment.base_offset
-        if point and point.segment_base == segment.base_offset and segment.holds(point.valid_bytes):
+        known = point is not None and point.segment_base == segment.base_offset
+        if point and known and segment.holds(point.valid_bytes):
             position, end = point.valid_bytes, point.sealed_end
-        self._report_cut(directory, segment, segment.recover(position, end))
+        self._report_cut(directory, segment, segment.recover(position, end, known=known))
 
     def _report_cut(self, directory: Path, segment: Segment, scan: SegmentScan | None) -> None:
         if scan and scan.truncated_bytes:
@@ -239,20 +217,27 @@ class Recovery:
         journal = self._journal
         astray = checkpoint is None or bool(self.report.checkpoint_problems)
         older = journal.every_frame() if short or astray else []
-        sequence, position, state_from = 1, BLOCK_BYTES, 0
+        sequence, position, state_from = 1, BLOCK_BYTES, 1
         if checkpoint:
             sequence, position = checkpoint.sequence, checkpoint.position
             state_from = checkpoint.state_sequence
         if astray:
-            first = next((frame for frame in older if frame.sequence >= sequence), None)
+            first = journal.oldest(older, sequence)
             if first:
+                if checkpoint and first.sequence > state_from:
+                    self.report.checkpoint_problems.append(
+                        f"journal frames {state_from}..{first.sequence - 1} were used again since:"
+                        " what they changed in cursors and sessions is lost"
+                    )
                 sequence, position = first.sequence, first.position
         for frame in older:
             if frame.sequence < sequence:
                 self._replay_frame(frame, only=short, with_state=False)
-        for found in journal.read(sequence, position):
+        self._seal_soon = {each for each in short if self.partitions[each].tail.chunks}
+        for found in journal.read(sequence, position, synced_sequence=state_from - 1):
             if isinstance(found, Damage):
                 self.report.journal_damage.append(found)
+                self._met_since_damage.clear()
             else:
                 self.report.frames_replayed += 1
                 self._replay_frame(found, only=None, with_state=found.sequence >= state_from)
@@ -270,31 +255,49 @@ class Recovery:
         partition = self.partitions.get(run.partition_id)
         if partition is None:
             return  # its directory was removed by hand; what it held is gone with it
+        self._met_since_damage.add(run.partition_id)
         first = run.chunk_base_offset + run.first_delta
         if first < partition.end_offset:
             return  # sealed before the stop, or met already
         if first > partition.end_offset:
-            self._lose(partition, partition.end_offset, first - 1, "journal or segment damaged")
+            cause = "journal or segment damaged"
+            self._lose(partition.stream, partition.index, partition.end_offset, first - 1, cause)
         partition.tail.restore(run, sequence)
         self.report.records_replayed += run.record_count
 
-    def _account(self, points: dict[int, PartitionPoint]) -> None:
-        """What the checkpoint knew of and nothing holds any more is lost; its offsets are not
-        given again.
+    def _seal_again(self) -> None:
+        """What was brought back from frames that are free already gets its segment before anything
+        can be written over them.
         """
-        for partition_id, point in points.items():
-            partition = self.partitions.get(partition_id)
-            if partition and partition.end_offset < point.sealed_end:
-                self._lose(
-                    partition, partition.end_offset, point.sealed_end - 1, "segment cut short"
-                )
-                partition.tail.skip_to(point.sealed_end)
+        for partition_id in self._seal_soon:
+            partition = self.partitions[partition_id]
+            job = partition.seal_job(close_open=True)
+            if job:
+                partition.sealed(partition.write_sealed(job))
 
-    def _lose(self, partition: Partition, first: int, last: int, cause: str) -> None:
+    def _account(self, points: dict[int, PartitionPoint]) -> None:
+        """What was there and nothing holds any more is lost; its offsets are not given again."""
+        for partition_id, partition in self.partitions.items():
+            point = points.get(partition_id)
+            end, cause = partition.end_offset, "segment cut short"
+            if point and point.durable_end > end:
+                if point.sealed_end <= end:
+                    cause = "journal damaged"
+                end = point.durable_end
+            damaged = self.report.journal_damage
+            if damaged and partition_id not in self._met_since_damage:
+                # No frame behind the damage says where the partition was.
+                end += sum(each.size_bytes for each in damaged) // RECORD_BYTES_MIN
+                cause = "journal damaged: these at most"
+            if end > partition.end_offset:
+                self._lose(partition.stream, partition.index, partition.end_offset, end - 1, cause)
+                partition.tail.skip_to(end)
+
+    def _lose(self, stream: str, index: int, first: int, last: int, cause: str) -> None:
         self.report.lost.append(
             Lost(
-                stream=partition.stream,
-                partition=partition.index,
+                stream=stream,
+                partition=index,
                 first_offset=first,
                 last_offset=last,
                 cause=cause,
@@ -320,14 +323,7 @@ class Recovery:
         segment.create()
         partition_id = self.next_partition_id
         meta = PartitionFile(format=1, stream=spec.name, index=index, partition_id=partition_id)
-        handle = self._files.open(directory / PARTITION_FILE, create=True)
-        try:
-            self._files.write_at(handle, 0, (msgspec.json.encode(meta),))
-            self._files.datasync(handle)
-        finally:
-            self._files.close(handle)
-        # If power fails before these, the partition is made again at the next start: it holds
+        # If power fails before this, the partition is made again at the next start: it holds
         # nothing.
-        self._files.sync_directory(directory)
-        self._files.sync_directory(self._streams)
+        write_partition_file(self._files, directory, meta)
         self._add(directory, spec, index, partition_id, [segment])

@@ -29,6 +29,7 @@ from log.record_batch import (
 )
 
 _RELATIVE_OFFSET_MAX = 0x7FFFFFFF
+_COPY_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,7 @@ class Segment:
         self.end_offset = base_offset
         self.size_bytes = 0
         self._log: int | None = None
+        self._indexes_behind = False
         self._index = IndexBuilder(base_offset, interval_bytes)
 
     def path(self, suffix: str) -> Path:
@@ -95,7 +97,7 @@ class Segment:
         valid prefix, and their records are still in the journal. OSError leaves the segment as it
         was: what was written lies behind `size_bytes` and is written over by the next append.
         """
-        handle = self._handle()
+        handle = self._appending()
         written = self._files.write_at(handle, self.size_bytes, batches)
         self._files.datasync(handle)
         position = self.size_bytes
@@ -112,8 +114,21 @@ class Segment:
         """Nothing will be appended: the indexes get their last entries."""
         self._index.finish()
         self._write_indexes()
+        self.close()
 
     def _write_indexes(self) -> None:
+        """An index that cannot be written fails nothing: the batches are there and are found
+        without it. It is built again with the next append.
+        """
+        try:
+            if self._indexes_behind:
+                self._index = self._indexed(self.size_bytes)
+            self._put_indexes()
+            self._indexes_behind = False
+        except OSError:
+            self._indexes_behind = True
+
+    def _put_indexes(self) -> None:
         sizes = (self._index.offset_bytes, self._index.time_bytes)
         for suffix, position, entries in zip(
             (".index", ".timeindex"), sizes, self._index.take(), strict=True
@@ -125,48 +140,77 @@ class Segment:
             finally:
                 self._files.close(handle)
 
+    def _indexed(self, end: int) -> IndexBuilder:
+        index = IndexBuilder(self.base_offset, self._interval_bytes)
+        with self._reading() as handle:
+            for header, position in self._walk(handle, 0, end):
+                index.add(header, position)
+        return index
+
     # -- recovery
 
     def holds(self, size_bytes: int) -> bool:
         """Whether the log file has at least that many bytes."""
-        return self._files.size(self._handle()) >= size_bytes
+        return self._files.size(self._appending()) >= size_bytes
 
     def open_closed(self) -> SegmentScan | None:
         """Takes an older segment as it is: it was synced before the one after it was made.
 
-        Its indexes were not: they are built again where they cannot be right. Where its end does
-        not hold together either, it is checked whole and that is returned.
+        Its indexes were not: they are built again where they cannot be right. Where the batches do
+        not follow each other to the end of the file, that is returned; the file is not touched.
         """
-        file_bytes = self.size_bytes = self._files.size(self._handle())
-        newest_ms = last_time(self._index_bytes(".timeindex"))
+        with self._reading() as handle:
+            self.size_bytes = self._files.size(handle)
+            try:
+                if self._take_indexes(handle):
+                    return None
+            except CorruptBatch:
+                pass
+            return self._check_closed(handle)
+
+    def _take_indexes(self, handle: int) -> bool:
+        """Whether the last entries of both indexes agree with the log; then they are taken."""
+        newest = last_time(self._index_bytes(".timeindex"))
         position = last_position(self._index_bytes(".index"))
-        if newest_ms is None or position is None or position >= file_bytes:
-            return self._check_closed()
+        if newest is None or position is None or position >= self.size_bytes:
+            return False
+        for header, _ in self._walk(handle, position, self.size_bytes):
+            self.end_offset = header.last_offset + 1
+        at = self._locate(handle, self.base_offset + newest.relative_offset)
+        if at is None or at[0].max_timestamp_ms != newest.timestamp_ms:
+            return False
+        self._index.newest_ms = newest.timestamp_ms
+        return True
+
+    def _check_closed(self, handle: int) -> SegmentScan:
+        file_bytes, valid, end, reason = self.size_bytes, 0, self.base_offset, None
         try:
-            for header, _ in self._walk(position, file_bytes, check=False):
-                self.end_offset = header.last_offset + 1
-        except CorruptBatch:
-            return self._check_closed()
-        self._index.newest_ms = newest_ms
-        return None
-
-    def _check_closed(self) -> SegmentScan:
-        scan = self.recover(0, self.base_offset)
+            for header, at in self._walk(handle, 0, file_bytes):
+                if header.base_offset < end:
+                    raise CorruptBatch(f"offset {header.base_offset} again")
+                valid, end = at + header.size_bytes, header.last_offset + 1
+        except CorruptBatch as error:
+            reason = str(error)
+        self.size_bytes, self.end_offset = valid, end
+        self._index = self._indexed(valid)
         self.finish()
-        return scan
+        return SegmentScan(
+            valid_bytes=valid, truncated_bytes=file_bytes - valid, end_offset=end, reason=reason
+        )
 
-    def recover(self, position: int, end_offset: int) -> SegmentScan:
+    def recover(self, position: int, end_offset: int, *, known: bool) -> SegmentScan:
         """Checks every batch from `position` on, cuts the file behind the last valid one, rebuilds
-        the indexes.
+        the indexes, and makes all of it durable.
 
-        `end_offset` is the one behind the batches before `position`.
+        `end_offset` is the one behind the batches before `position`, which are durable. `known`:
+        so is the segment's name.
         """
-        handle = self._handle()
+        handle = self._appending()
         file_bytes = self._files.size(handle)
         reason = None
         valid, end = position, end_offset
         try:
-            for header, at in self._walk(position, file_bytes, check=True):
+            for header, at in self._walk(handle, position, file_bytes, check=True):
                 if header.base_offset < end:
                     raise CorruptBatch(f"offset {header.base_offset} again")
                 valid, end = at + header.size_bytes, header.last_offset + 1
@@ -175,19 +219,27 @@ class Segment:
         if valid < file_bytes:
             # If power fails here the tail is there again at the next start, and is cut again.
             self._files.truncate(handle, valid)
-            self._files.datasync(handle)
+        self._settle(handle, position, valid, cut=valid < file_bytes)
+        if not known:
+            self._files.sync_directory(self._directory)
         self.size_bytes, self.end_offset = valid, end
-        self.rebuild_indexes()
+        self._index = self._indexed(valid)
+        self._write_indexes()
         return SegmentScan(
             valid_bytes=valid, truncated_bytes=file_bytes - valid, end_offset=end, reason=reason
         )
 
-    def rebuild_indexes(self) -> None:
-        """Writes both indexes from the log."""
-        self._index = IndexBuilder(self.base_offset, self._interval_bytes)
-        for header, position in self._walk(0, self.size_bytes, check=False):
-            self._index.add(header, position)
-        self._write_indexes()
+    def _settle(self, handle: int, position: int, end: int, *, cut: bool) -> None:
+        """A process that was killed, or whose sync failed, may have left what was just read in
+        memory only, where not even a new sync would write it. If power failed later it would be
+        gone, and with it the journal's copy: so it is written once more.
+        """
+        if position == end and not cut:
+            return
+        for at in range(position, end, _COPY_BYTES):
+            data = self._files.read_at(handle, at, min(_COPY_BYTES, end - at))
+            self._files.write_at(handle, at, (data,))
+        self._files.datasync(handle)
 
     # -- reading
 
@@ -195,14 +247,16 @@ class Segment:
         """Whole batches as stored, from the one that holds `offset` on, below `end_offset`.
 
         At least one, then as many as `bytes_max` holds. Checksums are not verified here: who
-        decodes or ships a batch does. CorruptBatch where a header cannot be one.
+        decodes or ships a batch does. CorruptBatch where a header cannot be one; FileNotFoundError
+        when the segment was removed.
         """
-        start = self._locate(offset)
-        if start is None:
-            return []
-        first, position = start
-        size = min(max(bytes_max, first.size_bytes), self.size_bytes - position)
-        data = self._files.read_at(self._handle(), position, size)
+        with self._reading() as handle:
+            start = self._locate(handle, offset)
+            if start is None:
+                return []
+            first, position = start
+            size = min(max(bytes_max, first.size_bytes), self.size_bytes - position)
+            data = self._files.read_at(handle, position, size)
         batches: list[StoredBatch] = []
         at = 0
         while at + HEADER_BYTES <= len(data):
@@ -215,30 +269,34 @@ class Segment:
 
     def batch_at_time(self, timestamp_ms: int) -> StoredBatch | None:
         """The first batch with a record at or after the time; None if all are older."""
-        start = self._locate(
-            self.base_offset + offset_before(self._index_bytes(".timeindex"), timestamp_ms)
-        )
-        position = start[1] if start else self.size_bytes
-        for header, at in self._walk(position, self.size_bytes, check=False):
-            if header.max_timestamp_ms >= timestamp_ms:
-                data = self._files.read_at(self._handle(), at, header.size_bytes)
-                return stored_batch(data, header)
+        if timestamp_ms > self.newest_ms:
+            return None
+        relative = offset_before(self._index_bytes(".timeindex"), timestamp_ms)
+        with self._reading() as handle:
+            start = self._locate(handle, self.base_offset + relative)
+            position = start[1] if start else self.size_bytes
+            for header, at in self._walk(handle, position, self.size_bytes):
+                if header.max_timestamp_ms >= timestamp_ms:
+                    data = self._files.read_at(handle, at, header.size_bytes)
+                    return stored_batch(data, header)
         return None
 
-    def _locate(self, offset: int) -> tuple[BatchHeader, int] | None:
+    def _locate(self, handle: int, offset: int) -> tuple[BatchHeader, int] | None:
         """Header and position of the first batch that ends at or behind `offset`."""
         position = position_before(self._index_bytes(".index"), offset - self.base_offset)
-        if position and not self._plausible(position, offset):
+        if position and not self._plausible(handle, position, offset):
             position = 0
-        for header, at in self._walk(position, self.size_bytes, check=False):
+        for header, at in self._walk(handle, position, self.size_bytes):
             if header.last_offset >= offset:
                 return header, at
         return None
 
-    def _plausible(self, position: int, offset: int) -> bool:
+    def _plausible(self, handle: int, position: int, offset: int) -> bool:
         """Whether an index entry leads to a batch at or before `offset`: the index may be torn."""
+        if not 0 <= position < self.size_bytes:
+            return False
         try:
-            header = parse_header(self._files.read_at(self._handle(), position, HEADER_BYTES))
+            header = parse_header(self._files.read_at(handle, position, HEADER_BYTES))
         except CorruptBatch:
             return False
         return self.base_offset <= header.base_offset <= offset
@@ -253,9 +311,10 @@ class Segment:
         finally:
             self._files.close(handle)
 
-    def _walk(self, position: int, end: int, *, check: bool) -> Iterator[tuple[BatchHeader, int]]:
+    def _walk(
+        self, handle: int, position: int, end: int, *, check: bool = False
+    ) -> Iterator[tuple[BatchHeader, int]]:
         """The batches between two positions; with `check` their checksums too. CorruptBatch."""
-        handle = self._handle()
         while position < end:
             header = parse_header(self._files.read_at(handle, position, HEADER_BYTES))
             if position + header.size_bytes > end:
@@ -265,10 +324,22 @@ class Segment:
             yield header, position
             position += header.size_bytes
 
-    def _handle(self) -> int:
+    def _appending(self) -> int:
+        """The handle that appending and recovery keep open, on a partition's last segment only: a
+        gateway has many segments and few descriptors.
+        """
         if self._log is None:
             self._log = self._files.open(self.path(".log"))
         return self._log
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[int]:
+        """A handle for one call of one thread: nobody else can close it under the reader."""
+        handle = self._files.open(self.path(".log"))
+        try:
+            yield handle
+        finally:
+            self._files.close(handle)
 
     # -- ending
 
@@ -278,10 +349,12 @@ class Segment:
             self._log = None
 
     def delete(self) -> None:
-        """Removes the files. The log goes first: indexes without a log are removed at the next
-        start.
-        """
+        """Removes the files, the log first: indexes without a log are removed at the next start."""
         self.close()
         for suffix in (".log", ".index", ".timeindex"):
             with contextlib.suppress(FileNotFoundError):
                 self._files.remove(self.path(suffix))
+            # If power fails after the next segment was removed, this one must not be there again:
+            # there would be a hole between it and the rest.
+            if suffix == ".log":
+                self._files.sync_directory(self._directory)

@@ -12,6 +12,11 @@ from collections.abc import Iterable
 from log.frame import STATE_KEY_BYTES_MAX, StateChange
 
 
+def cursor_key(name: str, stream: str, index: int) -> bytes:
+    """Where the cursor `name` of a partition is kept."""
+    return f"cursor/{name}/{stream}/{index}".encode()
+
+
 class DurableState:
     def __init__(self) -> None:
         self._values: dict[bytes, bytes] = {}
@@ -29,6 +34,10 @@ class DurableState:
 
     def get(self, key: bytes) -> bytes | None:
         return self._values.get(key)
+
+    def get_durable(self, key: bytes) -> bytes | None:
+        """The value that a power cut now would leave."""
+        return self._durable.get(key)
 
     def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
         """The pairs whose key begins with `prefix`, by key."""

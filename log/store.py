@@ -19,32 +19,24 @@ opening the log again.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from log.checkpoint import Checkpoint, PartitionPoint, write_checkpoint
-from log.errors import (
-    LogFailed,
-    LogFull,
-    UnknownPartition,
-)
-from log.files import DiskFiles, Files
+from log.checkpoint import Checkpoint, write_checkpoint
+from log.errors import LogFailed, LogFull, UnknownPartition
+from log.files import DiskFiles, Files, wall_clock_ms
 from log.frame import RUN_HEADER_BYTES, Run, StateChange, run_header, state_entry
 from log.journal import FrameWrite
 from log.limits import LogLimits
 from log.opening import OpenedDirectory, Stream, open_directory
 from log.partition import Partition, Sealed
 from log.record_batch import RecordTemplate
-from log.recovery import RecoveryReport
+from log.report import RecoveryReport
+from log.segment import Segment
+from log.state import cursor_key
+from log.stats import LogStats
 from log.streams import StreamSpec
-
-_CURSOR = b"cursor/"
-
-
-def wall_clock_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,23 +46,6 @@ class Frame:
     write: FrameWrite
     runs: Sequence[tuple[Partition, Run]]
     changes: Sequence[StateChange]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogStats:
-    """Counts since the start, sizes now."""
-
-    record_count: int
-    frame_count: int
-    fsync_count: int
-    journal_written_bytes: int
-    segment_written_bytes: int
-    checkpoint_written_bytes: int
-    journal_used_bytes: int
-    journal_bytes: int
-    tail_bytes: int
-    stored_bytes: int
-    removed_segment_count: int
 
 
 class Log:
@@ -103,7 +78,7 @@ class Log:
         self.frame_bytes_max = min(limits.frame_bytes_max, journal.capacity_bytes // 4)
         self._round: list[Partition] = []
         self.round_bytes = 0
-        """Upper bound of what the current round will take in the journal."""
+        """Upper bound of what the current round's records will take in the journal."""
         self.in_flight_bytes = 0
         self.tail_bytes = sum(partition.tail.bytes for partition in recovery.partitions.values())
         self.disk_full = False
@@ -173,10 +148,10 @@ class Log:
             self._refuse_if_needed()
         tail = partition.tail
         first = tail.end_offset
-        if not tail.round_chunks:
-            self._round.append(partition)
-            self.round_bytes += RUN_HEADER_BYTES
-        self.round_bytes += tail.append(template, values, self.now_ms())
+        if values:
+            if not tail.round_chunks:
+                self._round.append(partition)
+            self.round_bytes += tail.append(template, values, self.now_ms())
         return first
 
     def append_runs(
@@ -192,8 +167,11 @@ class Log:
         tail = partition.tail
         if not tail.round_chunks:
             self._round.append(partition)
-            self.round_bytes += RUN_HEADER_BYTES
-        self.round_bytes += tail.append_runs(runs, self.now_ms())
+        before = tail.round_bytes
+        try:
+            tail.append_runs(runs, self.now_ms())
+        finally:
+            self.round_bytes += tail.round_bytes - before
 
     def put_state(self, key: bytes, value: bytes | None) -> None:
         """Sets or deletes (None) a key of the durable state, in the current round. LogFailed."""
@@ -228,11 +206,9 @@ class Log:
         """
         if self.round_empty:
             return None
-        # Several chunks of a partition may be in one round: one run header each, and each is 64
-        # KiB or more.
-        bound = (
-            self.round_bytes + self.state.round_bytes + RUN_HEADER_BYTES * (self.round_bytes >> 16)
-        )
+        # Several chunks of a partition may be in one round, with a run header each.
+        chunk_count = sum(len(partition.tail.round_chunks) for partition in self._round)
+        bound = self.round_bytes + self.state.round_bytes + RUN_HEADER_BYTES * chunk_count
         if not self.journal.fits(bound):
             return None
         runs = [(partition, run) for partition in self._round for run in partition.tail.cut()]
@@ -307,21 +283,26 @@ class Log:
         self._segment_written += result.written_bytes
         self._fsyncs += result.fsync_count
 
-    def checkpoint(self) -> Checkpoint:
-        """What to write so that recovery begins here. With no seal job under way."""
+    @property
+    def needed_sequence(self) -> int:
+        """The first journal frame that a checkpoint now would keep."""
         needed = self.journal.synced_sequence + 1
         for partition in self.partitions.values():
             first = partition.tail.first_sequence
             if first is not None and first < needed:
                 needed = first
-        sequence, position = self.journal.start(needed)
+        return needed
+
+    def checkpoint(self) -> Checkpoint:
+        """What to write so that recovery begins here. With no seal job under way."""
+        sequence, position = self.journal.start(self.needed_sequence)
         return Checkpoint(
             log_id=self.journal.log_id,
             sequence=sequence,
             position=position,
             state_sequence=self.journal.synced_sequence + 1,
             next_partition_id=self._next_partition_id,
-            partitions=[_point(partition) for partition in self.partitions.values()],
+            partitions=[partition.point() for partition in self.partitions.values()],
             state=self.state.snapshot(),
         )
 
@@ -339,26 +320,40 @@ class Log:
     # -- retention
 
     def replicated_to(self, partition: Partition) -> int | None:
-        """The least of the required cursors; None if none is required."""
+        """The least of the required cursors, as durable; None if none is required.
+
+        What is removed must not be asked for again after a power cut, by a cursor that went back.
+        """
         if not self.required_cursors:
             return None
-        return min(self.cursor(name, partition) or 0 for name in self.required_cursors)
+        found = (
+            self.state.get_durable(_cursor_key(name, partition)) for name in self.required_cursors
+        )
+        return min(int.from_bytes(value or b"", "big") for value in found)
 
-    def remove_expired(self) -> int:
-        """Removes the segments that retention lets go; gives how many. Short file calls, in the
-        loop.
+    def expired(self) -> list[Segment]:
+        """Takes out of sight what retention lets go; `delete` it next, without another `expired`
+        in between.
         """
-        removed = 0
+        found: list[Segment] = []
         for partition in self.partitions.values():
             segments = partition.removable(
                 now_ms=self.now_ms(), replicated_to=self.replicated_to(partition)
             )
             partition.remove(segments)
-            for segment in segments:
-                segment.delete()
-            removed += len(segments)
-        self._removed += removed
-        return removed
+            found += segments
+        return found
+
+    def delete(self, segments: Sequence[Segment]) -> int:
+        """Removes their files. For a worker thread. OSError: the rest goes after the next start."""
+        for segment in segments:
+            segment.delete()
+            self._removed += 1
+        return len(segments)
+
+    def remove_expired(self) -> int:
+        """Both; gives how many segments there were."""
+        return self.delete(self.expired())
 
     # -- the rest
 
@@ -402,17 +397,4 @@ class Log:
 
 
 def _cursor_key(name: str, partition: Partition) -> bytes:
-    return _CURSOR + f"{name}/{partition.stream}/{partition.index}".encode()
-
-
-def _point(partition: Partition) -> PartitionPoint:
-    segment = partition.segments[-1]
-    return PartitionPoint(
-        stream=partition.stream,
-        index=partition.index,
-        partition_id=partition.partition_id,
-        start_offset=partition.start_offset,
-        segment_base=segment.base_offset,
-        valid_bytes=segment.size_bytes,
-        sealed_end=segment.end_offset,
-    )
+    return cursor_key(name, partition.stream, partition.index)

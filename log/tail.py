@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from log.chunk import Chunk
 from log.errors import RecordTooLarge
 from log.frame import Run
 from log.limits import LogLimits
@@ -29,113 +30,6 @@ size (3).
 
 CHUNK_OVERHEAD_BYTES = 600
 """Memory of a chunk beside its records, measured; counted against tail_bytes_max."""
-
-
-class Chunk:
-    """Records that will be one batch.
-
-    Of `end_delta` records appended the first `cut_delta` have been put into a frame, and the first
-    `durable_count` of those are synced.
-    """
-
-    __slots__ = (
-        "base_offset",
-        "base_timestamp_ms",
-        "closed",
-        "cut_bytes",
-        "cut_delta",
-        "durable_bytes",
-        "durable_count",
-        "durable_runs",
-        "end_delta",
-        "first_sequence",
-        "max_timestamp_ms",
-        "pending_bytes",
-        "pending_pieces",
-        "stamp",
-        "stamp_ms",
-    )
-
-    def __init__(self, base_offset: int, base_timestamp_ms: int) -> None:
-        self.base_offset = base_offset
-        self.base_timestamp_ms = base_timestamp_ms
-        self.max_timestamp_ms = base_timestamp_ms
-        self.stamp_ms = base_timestamp_ms
-        self.stamp = b"\0\0"
-        self.end_delta = 0
-        self.cut_delta = 0
-        self.cut_bytes = 0
-        self.pending_pieces: list[bytes] = []
-        self.pending_bytes = 0
-        self.durable_runs: list[tuple[bytes, int, int]] = []
-        """Records, count and newest timestamp of each durable run. Readers in other threads take a
-        copy of the list, so it only ever grows or is replaced.
-        """
-        self.durable_bytes = 0
-        self.durable_count = 0
-        self.first_sequence = 0
-        """Of the first journal frame that holds records of this chunk; 0 before there is one."""
-        self.closed = False
-
-    @property
-    def durable_end(self) -> int:
-        return self.base_offset + self.durable_count
-
-    @property
-    def complete(self) -> bool:
-        """Nothing will be added, and all of it is durable."""
-        return self.closed and self.durable_count == self.end_delta
-
-    def set_stamp(self, now_ms: int) -> None:
-        """Records encoded from now on carry `now_ms`: attributes byte and timestamp delta."""
-        self.stamp_ms = now_ms
-        self.stamp = b"\0" + varint(now_ms - self.base_timestamp_ms)
-        self.max_timestamp_ms = max(self.max_timestamp_ms, now_ms)
-
-    def cut_run(self, partition_id: int) -> Run:
-        """The records of the current round."""
-        records = b"".join(self.pending_pieces)
-        run = Run(
-            partition_id=partition_id,
-            chunk_base_offset=self.base_offset,
-            chunk_base_timestamp_ms=self.base_timestamp_ms,
-            max_timestamp_ms=self.max_timestamp_ms,
-            first_delta=self.cut_delta,
-            record_count=self.end_delta - self.cut_delta,
-            records=records,
-        )
-        self.cut_delta = self.end_delta
-        self.pending_pieces = []
-        self.pending_bytes = 0
-        self.cut_bytes += len(records)
-        return run
-
-    def add_durable(self, run: Run) -> None:
-        """A frame with this run was synced."""
-        self.durable_runs.append((run.records, run.record_count, run.max_timestamp_ms))
-        self.durable_bytes += len(run.records)
-        self.durable_count += run.record_count
-        if self.complete and len(self.durable_runs) > 1:
-            records, count, newest_ms = _joined(self.durable_runs)
-            self.durable_runs = [(records, count, newest_ms)]
-
-    def block(self) -> Block:
-        """The durable records, of which there is at least one. Any thread may ask."""
-        records, count, newest_ms = _joined(list(self.durable_runs))
-        return Block(
-            base_offset=self.base_offset,
-            base_timestamp_ms=self.base_timestamp_ms,
-            max_timestamp_ms=newest_ms,
-            record_count=count,
-            records=records,
-        )
-
-
-def _joined(runs: Sequence[tuple[bytes, int, int]]) -> tuple[bytes, int, int]:
-    if len(runs) == 1:
-        return runs[0]
-    records = b"".join([run[0] for run in runs])
-    return records, sum(run[1] for run in runs), max(run[2] for run in runs)
 
 
 class Tail:
@@ -239,6 +133,23 @@ class Tail:
         if self.chunks and self.chunks[-1].end_delta:
             self.chunks[-1].closed = True
 
+    def split_round(self) -> None:
+        """Records of the current round get chunks of their own where theirs has older ones.
+
+        A round that waits for room in the journal would otherwise keep those from being sealed, and
+        with them the room.
+        """
+        for place, chunk in enumerate(self.round_chunks):
+            if chunk.cut_delta:
+                rest = chunk.split_off()
+                self.chunks.insert(self.chunks.index(chunk) + 1, rest)
+                self.round_chunks[place] = rest
+
+    @property
+    def round_bytes(self) -> int:
+        """Upper bound of what the current round's records take."""
+        return sum(chunk.pending_bytes for chunk in self.round_chunks)
+
     def cut(self) -> list[Run]:
         """The current round's records as journal runs; their chunks keep their places."""
         runs = [chunk.cut_run(self._partition_id) for chunk in self.round_chunks]
@@ -253,6 +164,7 @@ class Tail:
         chunk = self._chunk_of(run)
         if not chunk.first_sequence:
             chunk.first_sequence = sequence
+            self.bytes += CHUNK_OVERHEAD_BYTES
         chunk.add_durable(run)
         self.bytes += len(run.records)
         self.durable_end = chunk.durable_end
@@ -322,7 +234,6 @@ class Tail:
     def _add_chunk(self, base_offset: int, base_timestamp_ms: int) -> Chunk:
         chunk = Chunk(base_offset, base_timestamp_ms)
         self.chunks.append(chunk)
-        self.bytes += CHUNK_OVERHEAD_BYTES
         return chunk
 
     def _chunk_of(self, run: Run) -> Chunk:

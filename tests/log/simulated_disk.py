@@ -321,6 +321,9 @@ class SimulatedDisk:
         self._locks[inode] = handle
         return handle
 
+    def random_bytes(self, count: int) -> bytes:
+        return self.rng.randbytes(count)
+
     # -- inside
 
     def _inode(self, handle: int) -> tuple[Inode, str]:

@@ -105,6 +105,11 @@ class World:
     def files(self) -> Files:
         return self.disk
 
+    @property
+    def opened(self) -> Log:
+        assert self.log is not None
+        return self.log
+
     # -- living and dying
 
     def open(self) -> Log:
@@ -122,7 +127,7 @@ class World:
     def live(self, steps: int) -> None:
         """Takes that many steps. PowerCut when the disk says so; LogFailed after a failed write."""
         assert self.log is not None
-        actions: list[tuple[Callable[[Log], None], int]] = [
+        actions: list[tuple[Callable[[Log], object], int]] = [
             (self.append, 40),
             (self.receive_exactly_once, 10),
             (self.put_state, 8),
@@ -352,9 +357,9 @@ class World:
         log.close()
         assert self.disk.open_handle_count == 0, "handles are left open"
         self.recover()
-        assert self.log is not None
-        assert self.log.recovery.clean, self.log.recovery
-        assert self.log.recovery.records_replayed == 0
+        report = self.opened.recovery
+        assert report.clean, report
+        assert report.records_replayed == 0
 
 
 def lives(world: World, crashes: int, *, errors: bool) -> int:

@@ -23,8 +23,10 @@ CRASH_POINTS = int(os.environ.get("SLUICEGATE_CRASH_POINTS", "3000"))
 CRASHES_A_LIFE = 12
 
 
-def simulate(make: type[World], points: int, *, errors: bool, seed: int) -> tuple[int, Counter[str]]:
-    """Lives lives from `seed` on until there were `points` crashes. AssertionError names the seed."""
+def simulate(
+    make: type[World], points: int, *, errors: bool, seed: int
+) -> tuple[int, Counter[str]]:
+    """Lives from `seed` on, until there were `points` crashes. A failure is noted with its seed."""
     only = os.environ.get("SLUICEGATE_CRASH_SEED")
     happened = 0
     did: Counter[str] = Counter()
