@@ -65,8 +65,10 @@ class AmqttLink:
     def resend(self, older_than_ms: int) -> None:
         """Again with DUP on the same connection: 3.1.1 lets a client do that."""
         for slot in self._outbox.unfinished():
-            if slot.sent_ms < older_than_ms and not self.closed.is_set():
+            if slot.resent_ms < older_than_ms and not self.closed.is_set():
+                sent_ms = slot.sent_ms
                 self._transmit(slot, dup=True)
+                slot.sent_ms = sent_ms
 
     async def close(self) -> None:
         """DISCONNECT, then FIN."""
@@ -134,7 +136,7 @@ class AmqttLink:
         self.pump()
 
     def _transmit(self, slot: Slot, *, dup: bool) -> None:
-        slot.sent_ms = wall_ms()
+        slot.sent_ms = slot.resent_ms = wall_ms()
         if slot.state is SlotState.RECEIVED:
             self._send(PubrelPacket.build(slot.packet_id))
             return

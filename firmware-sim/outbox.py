@@ -54,6 +54,9 @@ class Slot:
     message: Message
     state: SlotState = SlotState.SENT
     sent_ms: int = 0
+    """First sent on this connection: what the acknowledgement timeout counts from."""
+    resent_ms: int = 0
+    """Last sent on this connection."""
 
 
 class Outbox:
@@ -104,7 +107,8 @@ class Outbox:
         if not self._waiting or len(self._slots) >= self._in_flight_max:
             return None
         message = self._waiting.popleft()
-        slot = Slot(packet_id=self._free_packet_id(), message=message, sent_ms=now_ms)
+        packet_id = self._free_packet_id()
+        slot = Slot(packet_id=packet_id, message=message, sent_ms=now_ms, resent_ms=now_ms)
         self._slots[slot.packet_id] = slot
         return slot
 
@@ -160,7 +164,7 @@ class Outbox:
         yield from self._waiting
 
     def oldest_sent_ms(self) -> int | None:
-        """When the longest unanswered message was last put on the wire."""
+        """Since when the longest unanswered message waits on this connection."""
         return min((slot.sent_ms for slot in self._slots.values()), default=None)
 
     def lose(self) -> list[Message]:
