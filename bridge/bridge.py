@@ -160,7 +160,7 @@ class Bridge:
             cluster_id=control.cluster_id if control else None,
             broker_count=open_count,
             lag_count=sum(each.lag_count for each in partitions),
-            held_bytes=sum(channel.core.held_bytes for channel in self._channels),
+            held_bytes=sum(channel.core.pipeline.held_bytes for channel in self._channels),
             request_count=self._request_count,
             sent_bytes=self._sent_bytes,
             error=error,
@@ -217,15 +217,15 @@ class Bridge:
     def _read(self, now_ms: int) -> None:
         """Lets the channels read while there is memory, beginning with another one each time."""
         limits, count = self._limits, len(self._channels)
-        held = sum(channel.core.held_bytes for channel in self._channels)
+        held = sum(channel.core.pipeline.held_bytes for channel in self._channels)
         self._first_reader += 1
         for number in range(count):
             channel = self._channels[(self._first_reader + number) % count]
             free = limits.memory_bytes_max - held
             may_read = free >= limits.read_bytes or not held
-            before = channel.core.held_bytes
+            before = channel.core.pipeline.held_bytes
             channel.turn(now_ms, bytes_free=max(free, limits.read_bytes) if may_read else 0)
-            held += channel.core.held_bytes - before
+            held += channel.core.pipeline.held_bytes - before
 
     def _fill(self, lane: Lane, now_ms: int) -> None:
         """Sends what may be sent on this lane: one batch of each partition in a request."""

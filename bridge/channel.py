@@ -121,7 +121,7 @@ class Channel:
     @property
     def has_new_cursor(self) -> bool:
         """Without a saved one, the core's is the log's start until something is replicated."""
-        if self._saved_cursor is None and not self.core.is_confirmed:
+        if self._saved_cursor is None and not self.core.known.is_confirmed:
             return False
         return self.core.cursor != self._saved_cursor
 
@@ -217,12 +217,12 @@ class Channel:
             leader=lane.broker_id if lane is not None and is_connected else None,
             cursor=core.cursor,
             lag_count=core.lag_count,
-            in_flight_count=core.in_flight_count,
+            in_flight_count=len(core.pipeline.in_flight),
             last_ack_age_ms=None if core.last_ok_ms is None else now_ms - core.last_ok_ms,
             error=error,
-            sent_count=core.sent_count,
-            resent_count=core.resent_count,
-            dropped_count=core.dropped_count,
-            upstream_lost_count=core.upstream_lost_count,
-            renewed_count=core.renewed_count,
+            sent_count=core.counts.sent,
+            resent_count=core.counts.resent,
+            dropped_count=core.counts.dropped,
+            upstream_lost_count=core.counts.upstream_lost,
+            renewed_count=core.counts.renewed,
         )

@@ -99,8 +99,7 @@ class Cluster:
                     "bridge.topic-created topic=%s partitions=%d", topic, partition_counts[topic]
                 )
             elif code != _TOPIC_EXISTS:
-                detail = f" [{message}]" if message else ""
-                wrong[topic] = f"{codes.name(code)}: {codes.advice(code)}{detail}"
+                wrong[topic] = codes.explain(code, message)
         return wrong
 
     async def new_producer_id(self) -> messages.ProducerId:

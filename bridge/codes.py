@@ -120,3 +120,8 @@ def advice(code: int) -> str:
         return _ADVICE.get(ErrorCode(code), "tried again with back-off")
     except ValueError:
         return "tried again with back-off"
+
+
+def explain(code: int, message: str | None = None) -> str:
+    """Name, advice and what the broker said, in one line."""
+    return f"{name(code)}: {advice(code)}" + (f" [{message}]" if message else "")

@@ -206,7 +206,7 @@ class Control:
         except UpstreamFault as fault:
             for channel in wanting:
                 if channel.core.identity is None:
-                    channel.core.identify_failed(str(fault), self._clock_ms())
+                    channel.core.ask_failed(str(fault), self._clock_ms())
             if isinstance(fault, ProtocolMismatch):
                 raise
 
@@ -225,7 +225,7 @@ class Control:
         shared = producer_key(self._config.name)
         partition = channel.partition
         own = partition_producer_key(self._config.name, partition.stream, partition.index)
-        is_first = channel.core.renewed_count == 0
+        is_first = channel.core.counts.renewed == 0
         if is_first:
             for key in (own, shared):
                 kept = decode_identity(self._log.get_state(key))
@@ -331,12 +331,12 @@ class Control:
             standing.sequence,
             standing.log_end,
             standing.high_watermark,
-            core.next_offset,
+            core.pipeline.next_offset,
             core.cursor,
         )
 
     def _not_told(self, channel: Channel, code: int) -> None:
-        reason = f"{codes.name(code)}: {codes.advice(code)}"
+        reason = codes.explain(code)
         channel.core.ask_failed(reason, self._clock_ms())
         if codes.meaning(code) is Meaning.MOVED:
             self.leaders_moved()
@@ -359,7 +359,7 @@ def _obstacle(channel: Channel, topic: Topic | None, wrong: str | None) -> str |
     if topic is None:
         return f"topic {channel.topic} is not there"
     if topic.code:
-        return f"topic {channel.topic}: {codes.name(topic.code)}: {codes.advice(topic.code)}"
+        return f"topic {channel.topic}: {codes.explain(topic.code)}"
     leader = topic.leaders.get(channel.partition.index)
     if leader is None:
         return (

@@ -112,6 +112,29 @@ class Outgoing:
     resent_count: int = 0
 
 
+class State(Enum):
+    """What a person is shown."""
+
+    IDENTIFYING = "no producer id yet"
+    ASKING = "asking the upstream where to go on"
+    SENDING = "sending"
+    WAITING = "waiting to try again"
+    STUCK = "stuck: the upstream does not take the next records"
+    REPLICATED = "everything is upstream"
+
+
+@dataclass(slots=True, kw_only=True)
+class Counts:
+    """Records since the process started; `forgotten` and `renewed` are events."""
+
+    sent: int = 0
+    resent: int = 0
+    dropped: int = 0
+    upstream_lost: int = 0
+    forgotten: int = 0
+    renewed: int = 0
+
+
 def sequence_of(offset: int) -> int:
     return offset % SEQUENCES
 

@@ -27,6 +27,11 @@ class Remedies:
         self._refusal_count = 0
 
     @property
+    def is_refused(self) -> bool:
+        """The next records were refused, and nothing is known yet that must help."""
+        return self._refusal_count > 0
+
+    @property
     def is_stuck(self) -> bool:
         return self._refusal_count >= self._stuck_after
 

@@ -70,7 +70,7 @@ class Simulation:
             durable_end=self.durable.end,
         )
         if core.wants_identity(self.now_ms):
-            if core.renewed_count or self.durable.identity is None:
+            if core.counts.renewed or self.durable.identity is None:
                 self.durable.identity = Identity(producer_id=self.next_producer_id, epoch=0)
                 self.next_producer_id += 1
             core.identified(self.durable.identity)
@@ -97,7 +97,7 @@ class Simulation:
         self._save()
 
     def _save(self) -> None:
-        if self.core.is_confirmed:
+        if self.core.known.is_confirmed:
             replicated = self.leader.replicated_offsets()
             missing = set(range(self.first_offset, self.core.cursor)) - replicated
             assert not missing, f"the cursor passed what is not replicated: {sorted(missing)[:5]}"
@@ -236,4 +236,4 @@ class Simulation:
             seen.add(entry.offset)
         assert highest == self.durable.end - 1, f"{highest + 1} of {self.durable.end} upstream"
         if not self.can_forget:
-            assert self.core.resent_count == 0
+            assert self.core.counts.resent == 0
