@@ -26,6 +26,7 @@ class DeviceRecorder:
         self.store = store
         self._interval_s = (limits or DeviceLimits()).flush_interval_ms / 1_000
         self._task: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
         self._reported_unrecorded_count = 0
         self.failed_flush_count = 0
 
@@ -36,11 +37,11 @@ class DeviceRecorder:
 
     async def stop(self) -> None:
         """Flush once more and close the store."""
+        # Told, not cancelled: a transaction half given to SQLite's thread must come to its end
+        # before the file is closed.
+        self._stopping.set()
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+            await self._task
         await self.flush()
         await self.store.close()
 
@@ -51,8 +52,7 @@ class DeviceRecorder:
             return
         before = self.store.report
         try:
-            # Shielded: stop() must not leave a transaction half given to SQLite's thread.
-            await asyncio.shield(self.store.write(changes))
+            await self.store.write(changes)
         except StoreFailed as error:
             self.failed_flush_count += 1
             self.table.put_back(changes)
@@ -62,8 +62,9 @@ class DeviceRecorder:
         self._log_unrecorded()
 
     async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(self._interval_s)
+        while not self._stopping.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), self._interval_s)
             await self.flush()
 
     def _log_set_aside(self) -> None:

@@ -191,12 +191,13 @@ class DeviceStore:
 
     async def _try_open(self) -> str | None:
         """Open; None when usable, else why not (and it is closed again)."""
+        self._touch()
         database = await aiosqlite.connect(self._path)
         try:
             reason = await self._prepare(database)
         except sqlite3.DatabaseError as error:
             await database.close()
-            if _is_disk_trouble(error):
+            if not _is_corrupt(error):
                 raise
             return str(error)
         if reason is not None:
@@ -228,6 +229,11 @@ class DeviceStore:
         await database.commit()
         return None
 
+    def _touch(self) -> None:
+        """Fails with the system's own reason, where SQLite's thread would leave one behind."""
+        with self._path.open("ab"):
+            pass
+
     def _set_aside(self, reason: str) -> None:
         # One file is kept for a look at it, not one for every bad start. Its WAL would be
         # replayed into the new file if power failed between the two, so it goes first.
@@ -246,7 +252,7 @@ class DeviceStore:
 
     async def _after_failure(self, error: sqlite3.DatabaseError) -> None:
         database = self._opened()
-        if _is_disk_trouble(error):
+        if not _is_corrupt(error):
             await database.rollback()
             return
         await self.close()
@@ -278,9 +284,10 @@ async def _is_empty(database: aiosqlite.Connection) -> bool:
     return row is not None and row[0] == 0
 
 
-def _is_disk_trouble(error: sqlite3.DatabaseError) -> bool:
-    """Full, read-only, locked, not there: the file itself is not at fault."""
-    return isinstance(error, sqlite3.OperationalError)
+def _is_corrupt(error: sqlite3.DatabaseError) -> bool:
+    """The file is at fault; everything else (full, read-only, locked, ...) is not its fault."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 def _row(change: DeviceChange) -> tuple[object, ...]:

@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from devices import DeviceLimits, DeviceRecorder, DeviceStore, DeviceTable
+from devices import DeviceChange, DeviceLimits, DeviceRecorder, DeviceStore, DeviceTable
 
 LIMITS = DeviceLimits(flush_interval_ms=20, busy_timeout_ms=10, pending_max=3)
 
@@ -39,6 +39,28 @@ async def test_stop_writes_what_is_pending(tmp_path: Path) -> None:
         recorder.table.message_seen("last", "t", b"1", now_ms=1)
     async with await DeviceStore.open(tmp_path / "devices.db") as store:
         assert await store.device("last") is not None
+
+
+async def test_a_stop_amid_a_flush_waits_for_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with _recorder(tmp_path / "devices.db") as recorder:
+        recorder.start()
+        begun = asyncio.Event()
+        write = recorder.store.write
+
+        async def slow_write(changes: Sequence[DeviceChange]) -> None:
+            begun.set()
+            await asyncio.sleep(0.05)
+            await write(changes)
+
+        recorder.store.write = slow_write  # type: ignore[method-assign]
+        recorder.table.message_seen("a", "t", b"1", now_ms=1)
+        await begun.wait()
+    async with await DeviceStore.open(tmp_path / "devices.db") as store:
+        assert await store.device("a") is not None
+        assert store.report.set_aside is None
+    assert caplog.text == ""
 
 
 async def test_a_failed_flush_is_logged_and_tried_again(
