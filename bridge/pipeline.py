@@ -52,10 +52,16 @@ class Pipeline:
     def plan(
         self, now_ms: int, *, bytes_free: int, identity: Identity, shape: Shape
     ) -> ReadPlan | None:
-        """What to read next; None without room, or if live records should wait for company."""
+        """What to read next; None without room for a whole read (small reads cost as much as
+        big ones), or if live records should wait for company.
+        """
         room = min(bytes_free, self._limits.loaded_bytes_max - self._loaded_bytes)
         is_live = self.read_offset >= self._sealed_end
-        if room <= 0 or not self.has_unread or (is_live and not self._is_live_due(now_ms)):
+        if (
+            room < self._limits.read_bytes
+            or not self.has_unread
+            or (is_live and not self._is_live_due(now_ms))
+        ):
             return None
         if is_live:
             self._live_read_ms = now_ms
@@ -63,7 +69,7 @@ class Pipeline:
         self._plan = ReadPlan(
             number=self._plan_count,
             offset=self.read_offset,
-            bytes_max=min(room, self._limits.read_bytes),
+            bytes_max=self._limits.read_bytes,
             is_live=is_live,
             identity=identity,
             shape=shape,

@@ -277,6 +277,8 @@ class Replicator:
         """Law 3; and alone after a silence in which Kafka may have expired what it knew."""
         if not self.known.is_anchored or self.last_ok_ms is None:
             return 1
+        if self.identity is None or not self.identity.is_idempotent:
+            return 1  # nothing but waiting keeps the order of what carries no sequence
         is_idle = now_ms - self.last_ok_ms > self._limits.idle_alone_ms
         return 1 if is_idle else self._limits.in_flight_max
 

@@ -117,6 +117,9 @@ class Site:
             await asyncio.sleep(0.01)
         return status
 
+    async def lag_at_most(self, count: int) -> BridgeStatus:
+        return await self.until(lambda status: status.lag_count <= count)
+
     async def drained(self, *, timeout: float = 20.0) -> BridgeStatus:
         return await self.until(lambda status: status.lag_count == 0, timeout=timeout)
 

@@ -126,7 +126,7 @@ async def test_a_link_cut_in_the_middle_of_a_drain_loses_and_doubles_nothing(
         await site.connect(config(kafka.uplink_bootstrap, limits={"read_bytes": 2000}))
         try:
             for sent in (2_000, 9_000):
-                await site.until(lambda status, sent=sent: status.lag_count <= COUNT - sent)
+                await site.lag_at_most(COUNT - sent)
                 kafka.cut_uplink()
                 await asyncio.sleep(0.3)
                 assert not site.status().connected
