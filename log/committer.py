@@ -66,7 +66,8 @@ class Committer:
         self._relief: list[Callable[[], None]] = []
         self._scheduled = False
         self._asked_while_writing = False
-        self._starved = False
+        self.starved = False
+        """The journal has no room for the current round: `room_made` when there is some."""
         self.congested = False
         """Too much waits for the disk or for sealing: do not read from publishers until
         `on_relief`.
@@ -108,8 +109,8 @@ class Committer:
 
     def room_made(self) -> None:
         """The housekeeper has freed journal space or memory."""
-        if self._starved:
-            self._starved = False
+        if self.starved:
+            self.starved = False
             self.request()
         self._update_congestion()
 
@@ -131,13 +132,13 @@ class Committer:
 
     def _close_round(self) -> None:
         """Takes the current round, if the journal has room for it."""
-        if self._starved or self._log.failure:
+        if self.starved or self._log.failure:
             return
         for prepare in self._preparers:
             prepare()
         frame = self._log.cut()
         if frame is None and not self._log.round_empty:
-            self._starved = True
+            self.starved = True
             self.wants_room()
             return
         tokens = []
@@ -182,7 +183,7 @@ class Committer:
                 if not waiter.done():
                     waiter.set_result(None)
 
-    def _failed(self, error: OSError) -> None:
+    def _failed(self, error: Exception) -> None:
         failure = self._log.fail(error)
         logger.critical("journal.failed error=%r", str(error))
         waiters = self._waiters
@@ -200,7 +201,7 @@ class Committer:
         log = self._log
         limits = log.limits
         self.congested = (
-            self._starved
+            self.starved
             or log.round_bytes + log.in_flight_bytes > limits.pending_bytes_max
             or (log.tail_bytes > limits.tail_bytes_max and not log.disk_full)
         )
@@ -215,7 +216,8 @@ class Committer:
         while (rounds := self._jobs.get()) is not None:
             try:
                 self._log.write([closed.frame for closed in rounds if closed.frame])
-            except OSError as error:
+            except Exception as error:
+                # Whatever it was, nothing may be acknowledged, and nobody may wait for ever.
                 self._loop.call_soon_threadsafe(self._failed, error)
                 return
             self._loop.call_soon_threadsafe(self._written)

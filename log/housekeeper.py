@@ -11,9 +11,10 @@ succeeds the log takes records only as far as journal and memory reach (Log.appe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
-from collections.abc import Iterable
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 
 from log.committer import Committer
@@ -23,7 +24,7 @@ from log.store import Log
 logger = logging.getLogger(__name__)
 
 PERIOD_S = 1.0
-RETENTION_PERIODS = 10
+RETENTION_S = 10.0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -37,8 +38,9 @@ class Housekeeper:
         self._wake = asyncio.Event()
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="housekeeper")
         self._task: asyncio.Task[None] | None = None
-        self._stopping = False
-        self._checkpoint_ms = 0.0
+        self._stop = asyncio.Event()
+        self._checkpoint_ms = loop.time() * 1000
+        self._retain_s = loop.time() + RETENTION_S
         self._checkpointed_sequence = log.journal.synced_sequence
         log.add_listener(self._look)
         committer.wants_room = self._wake.set
@@ -48,7 +50,7 @@ class Housekeeper:
 
     async def stop(self) -> None:
         """Finishes the step under way and ends."""
-        self._stopping = True
+        self._stop.set()
         self._wake.set()
         if self._task:
             await self._task
@@ -61,36 +63,54 @@ class Housekeeper:
             self._wake.set()
 
     def _journal_tight(self) -> bool:
-        return self._log.journal.used_bytes * 2 >= self._log.journal.capacity_bytes
+        journal = self._log.journal
+        return self._committer.starved or journal.used_bytes * 2 >= journal.capacity_bytes
 
     async def _run(self) -> None:
-        periods = 0
-        while not self._stopping:
-            try:
+        while not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), PERIOD_S)
-            except TimeoutError:
-                periods += 1
             self._wake.clear()
             if self._log.failure:
                 return
-            try:
-                await self._seal(self._due())
-                if self._checkpoint_due():
-                    await self._checkpoint()
-                if periods >= RETENTION_PERIODS or self._log.disk_full:
-                    periods = 0
-                    self._retain()
-            except OSError as error:
-                self._trouble(error)
-                await asyncio.sleep(PERIOD_S)
+            if not await self._round():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), PERIOD_S)
             self._committer.room_made()
+
+    async def _round(self) -> bool:
+        """All that is due, each step on its own: one partition's bad sector must not keep the
+        others from being sealed. False if something failed.
+        """
+        good = True
+        for partition, close_open in self._due():
+            good &= await self._try(self._seal(partition, close_open=close_open))
+        if self._checkpoint_due():
+            good &= await self._try(self._checkpoint())
+        if self._loop.time() >= self._retain_s or self._log.disk_full:
+            self._retain_s = self._loop.time() + RETENTION_S
+            good &= await self._try(self._retain())
+        return good
+
+    async def _try(self, step: Coroutine[None, None, None]) -> bool:
+        try:
+            await step
+        except OSError as error:
+            self._trouble(error)
+            return False
+        except Exception:
+            logger.exception("housekeeping.failed")
+            return False
+        return True
 
     def _due(self) -> list[tuple[Partition, bool]]:
         """Partitions to seal, and whether with their open chunk."""
         log = self._log
         now_ms = log.now_ms()
         tight = self._journal_tight()
-        middle = log.journal.middle_sequence() if tight else 0
+        # A round that waits may need the whole journal: then all that is in it makes room.
+        starved = self._committer.starved
+        middle = log.journal.next_sequence if starved else log.journal.middle_sequence()
         full = log.tail_bytes * 2 >= log.limits.tail_bytes_max
         due = []
         for partition in log.partitions.values():
@@ -105,24 +125,26 @@ class Housekeeper:
                 due.append((partition, old or heavy))
         return due
 
-    async def _seal(self, due: Iterable[tuple[Partition, bool]]) -> None:
-        for partition, close_open in due:
-            job = partition.seal_job(close_open=close_open)
-            if job is None:
-                continue
-            sealed = await self._loop.run_in_executor(self._worker, partition.write_sealed, job)
-            self._log.sealed(partition, sealed)
-            if self._log.disk_full:
-                self._log.disk_full = False
-                logger.warning("disk.room_again")
-            self._committer.room_made()
+    async def _seal(self, partition: Partition, *, close_open: bool) -> None:
+        job = partition.seal_job(close_open=close_open)
+        if job is None:
+            return
+        sealed = await self._loop.run_in_executor(self._worker, partition.write_sealed, job)
+        self._log.sealed(partition, sealed)
+        if self._log.disk_full:
+            self._log.disk_full = False
+            logger.warning("disk.room_again")
+        self._committer.room_made()
 
     def _checkpoint_due(self) -> bool:
+        """When there is something new and the last one is old; or when it would free room that the
+        journal is short of.
+        """
         log = self._log
-        if log.journal.synced_sequence == self._checkpointed_sequence:
-            return False
+        if self._journal_tight() and log.needed_sequence > log.journal.first_sequence:
+            return True
         old = self._loop.time() * 1000 - self._checkpoint_ms >= log.limits.checkpoint_age_ms
-        return old or self._journal_tight()
+        return old and log.journal.synced_sequence != self._checkpointed_sequence
 
     async def _checkpoint(self) -> None:
         log = self._log
@@ -132,9 +154,9 @@ class Housekeeper:
         self._checkpointed_sequence = checkpoint.state_sequence - 1
         self._checkpoint_ms = self._loop.time() * 1000
 
-    def _retain(self) -> None:
-        removed = self._log.remove_expired()
-        if removed:
+    async def _retain(self) -> None:
+        if self._log.expire():
+            removed = await self._loop.run_in_executor(self._worker, self._log.delete_expired)
             logger.info("retention.removed segments=%d", removed)
 
     def _trouble(self, error: OSError) -> None:

@@ -104,6 +104,8 @@ class Journal:
         self.next_sequence = 1
         self.next_position = BLOCK_BYTES
         self.synced_sequence = 0
+        self.torn = False
+        """After `read`: whether an unfinished frame stood at the end."""
         self._live: deque[tuple[int, int, int]] = deque()
         """Frames still needed, oldest first: sequence, position, whole blocks taken (skipped ones
         too).
@@ -191,6 +193,11 @@ class Journal:
                 return frame_sequence, position
         return self.next_sequence, self.next_position
 
+    @property
+    def first_sequence(self) -> int:
+        """The oldest frame that is held."""
+        return self._live[0][0] if self._live else self.next_sequence
+
     def middle_sequence(self) -> int:
         """The sequence half-way through the frames still needed."""
         return self._live[len(self._live) // 2][0] if self._live else self.next_sequence
@@ -220,7 +227,8 @@ class Journal:
                 beyond = self._frames_beyond()
                 known = max([synced_sequence, *(frame.synced_sequence for frame in beyond)])
                 if known < self.next_sequence:
-                    self._settle(unsure, wiped=beyond)
+                    self.torn = self._torn_at_end()
+                    self._settle(unsure, wiped=[frame.position for frame in beyond])
                     break
                 yield self._damage(at, beyond, known)
                 if not beyond:
@@ -271,8 +279,9 @@ class Journal:
             seen += step
         return sorted(later, key=lambda frame: frame.sequence)
 
-    def _settle(self, unsure: Iterable[FoundFrame], *, wiped: Sequence[FoundFrame]) -> None:
-        """Makes durable what was read: `unsure` frames for certain, `wiped` ones gone for good.
+    def _settle(self, unsure: Iterable[FoundFrame], *, wiped: Sequence[int]) -> None:
+        """Makes durable what was read: `unsure` frames for certain, what is at the positions
+        `wiped` gone for good, and an unfinished frame at the end with them.
 
         If power fails here, frames are found as they were, and this is done at the next start:
         nothing has been written since, and what is written is what is there.
@@ -282,13 +291,14 @@ class Journal:
             size = frame.end_position - frame.position
             data = self._files.read_at(self._handle, frame.position, size)
             self._files.write_at(self._handle, frame.position, (data,))
-        for frame in wiped:
-            self._files.write_at(self._handle, frame.position, (bytes(BLOCK_BYTES),))
-        if frames or wiped:
+        positions = (*wiped, self.next_position) if self.torn else wiped
+        for position in positions:
+            self._files.write_at(self._handle, position, (bytes(BLOCK_BYTES),))
+        if frames or positions:
             self._files.datasync(self._handle)
 
-    def torn_at_end(self) -> bool:
-        """After `read`: whether an unfinished frame stands where the next one will go."""
+    def _torn_at_end(self) -> bool:
+        """Whether an unfinished frame stands where the next one will go."""
         head = self._files.read_at(self._handle, self.next_position, FRAME_HEADER_BYTES)
         if len(head) < FRAME_HEADER_BYTES:
             return False

@@ -241,7 +241,7 @@ class Recovery:
             else:
                 self.report.frames_replayed += 1
                 self._replay_frame(found, only=None, with_state=found.sequence >= state_from)
-        self.report.torn_frame = journal.torn_at_end()
+        self.report.torn_frame = journal.torn
 
     def _replay_frame(self, frame: FoundFrame, *, only: set[int] | None, with_state: bool) -> None:
         for entry in parse_entries(frame.entries):

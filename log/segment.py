@@ -76,10 +76,15 @@ class Segment:
 
     def create(self) -> None:
         """Makes the files, durably."""
-        self._log = self._files.open(self.path(".log"), create=True)
-        # If power fails before this, the name may be gone although its data is there, so it comes
-        # first.
-        self._files.sync_directory(self._directory)
+        handle = self._files.open(self.path(".log"), create=True)
+        try:
+            # If power fails before this, the name may be gone although its data is there, so it
+            # comes first.
+            self._files.sync_directory(self._directory)
+        except OSError:
+            self._files.close(handle)
+            raise
+        self._log = handle
 
     def has_room(
         self, batch_bytes: int, last_offset: int, bytes_max: int, *, waiting_bytes: int

@@ -19,6 +19,7 @@ opening the log again.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,7 @@ class Log:
         self.disk_full = False
         """Set by the housekeeper while segments cannot be written for want of room."""
         self._failure: LogFailed | None = None
+        self._expired: deque[Segment] = deque()
         self._listeners: list[Callable[[], None]] = []
         self._records = self._frames = self._fsyncs = self._removed = 0
         self._journal_written = self._segment_written = self._checkpoint_written = 0
@@ -248,7 +250,7 @@ class Log:
         for listener in self._listeners:
             listener()
 
-    def fail(self, error: OSError) -> LogFailed:
+    def fail(self, error: Exception) -> LogFailed:
         """The journal could not be written or synced. From now on nothing is appended."""
         self._failure = LogFailed(
             f"the journal failed ({error}): nothing is acknowledged any more;"
@@ -331,29 +333,26 @@ class Log:
         )
         return min(int.from_bytes(value or b"", "big") for value in found)
 
-    def expired(self) -> list[Segment]:
-        """Takes out of sight what retention lets go; `delete` it next, without another `expired`
-        in between.
+    def expire(self) -> int:
+        """Takes out of sight what retention lets go; gives how many segments `delete_expired` has
+        to delete, with those it could not.
         """
-        found: list[Segment] = []
         for partition in self.partitions.values():
             segments = partition.removable(
                 now_ms=self.now_ms(), replicated_to=self.replicated_to(partition)
             )
             partition.remove(segments)
-            found += segments
-        return found
+            self._expired += segments
+        return len(self._expired)
 
-    def delete(self, segments: Sequence[Segment]) -> int:
-        """Removes their files. For a worker thread. OSError: the rest goes after the next start."""
-        for segment in segments:
-            segment.delete()
+    def delete_expired(self) -> int:
+        """Deletes them, oldest first. For a worker thread. OSError: the rest waits for the next."""
+        count = len(self._expired)
+        while self._expired:
+            self._expired[0].delete()
+            self._expired.popleft()
             self._removed += 1
-        return len(segments)
-
-    def remove_expired(self) -> int:
-        """Both; gives how many segments there were."""
-        return self.delete(self.expired())
+        return count
 
     # -- the rest
 

@@ -25,7 +25,7 @@ from log.errors import LogFailed, LogFull
 from log.files import Files
 from log.limits import LogLimits
 from log.partition import Partition
-from log.record_batch import RecordTemplate, decode_batch
+from log.record_batch import Record, RecordTemplate, decode_batch
 from log.store import Frame, Log
 from log.streams import Retention, StreamSpec
 from tests.log.simulated_disk import PowerCut, SimulatedDisk
@@ -137,6 +137,7 @@ class World:
             (self.checkpoint, 4),
             (self.retain, 4),
             (self.read, 4),
+            (self.close_chunk, 3),
             (self.restart, 1),
         ]
         for _ in range(steps):
@@ -181,6 +182,7 @@ class World:
 
     def check_contents(self, log: Log) -> None:
         """Every record that is still there, by both ways of reading."""
+        assert log.tail_bytes == sum(p.tail.bytes for p in log.partitions.values())
         for partition in log.partitions.values():
             expected = self.model.records.get((partition.stream, partition.index), [])
             start = partition.start_offset
@@ -191,21 +193,26 @@ class World:
             self.check_range(partition, start, len(expected))
 
     def check_range(self, partition: Partition, offset: int, end: int) -> None:
-        expected = self.model.records.get((partition.stream, partition.index), [])
-        records = partition.records(offset, count_max=end - offset)
-        assert [r.offset for r in records] == list(range(offset, end))
-        assert [(r.timestamp_ms, r.key, r.value, r.headers) for r in records] == expected[
-            offset:end
-        ]
-        read = []
+        """By one of the two ways of reading, or by both."""
+        expected = self.model.records.get((partition.stream, partition.index), [])[offset:end]
+        ways = self.rng.choice((1, 2, 3))
+        if ways & 1:
+            check(partition.records(offset, count_max=end - offset), offset, expected)
+        if ways & 2:
+            check(self.read_batches(partition, offset, end), offset, expected)
+
+    def read_batches(self, partition: Partition, offset: int, end: int) -> list[Record]:
+        read: list[Record] = []
+        first = offset
+        bytes_max = self.rng.choice((1, 3000, 1 << 20))
         while offset < end:
-            batches = partition.read(offset, bytes_max=self.rng.choice((1, 3000, 1 << 20)))
+            batches = partition.read(offset, bytes_max=bytes_max)
             assert batches, f"nothing at {offset} of {partition}"
             assert batches[0].base_offset <= offset <= batches[0].last_offset
             for batch in batches:
-                read += [r for r in decode_batch(batch.data) if offset <= r.offset < end]
+                read += decode_batch(batch.data)
                 offset = batch.last_offset + 1
-        assert read == records
+        return [record for record in read if first <= record.offset < end]
 
     # -- what the shells do
 
@@ -223,8 +230,17 @@ class World:
         key = self.rng.choice((None, b"", b"device-1"))
         headers = self.rng.choice(((), ((b"mqtt.topic", b"a/b"), (b"mqtt.dup", b""))))
         end = partition.end_offset
+        template = RecordTemplate(key, headers)
         try:
-            first = log.append(partition, RecordTemplate(key, headers), values)
+            if self.rng.random() < 0.5:
+                first = log.append(partition, template, values)
+            else:  # as the server does, cut into runs anyhow
+                first = end
+                at = self.rng.randint(0, count)
+                runs = [(template, [value]) for value in values[:at]]
+                if values[at:]:
+                    runs.append((template, values[at:]))
+                log.append_runs(partition, runs)
         except LogFull:
             assert log.disk_full
             return -1
@@ -297,6 +313,8 @@ class World:
         for _, done in self.cut_rounds:
             self.model.add(done)
         self.cut_rounds = []
+        assert log.tail_bytes == sum(p.tail.bytes for p in log.partitions.values())
+        assert log.in_flight_bytes == 0
 
     def seal(self, log: Log) -> None:
         partition = self.some_partition(log)
@@ -336,8 +354,8 @@ class World:
         self.did["made room"] += 1
 
     def retain(self, log: Log) -> None:
-        if log.remove_expired():
-            self.did["removed"] += 1
+        if log.expire():
+            self.did["removed"] += log.delete_expired()
 
     def read(self, log: Log) -> None:
         partition = self.some_partition(log)
@@ -345,6 +363,10 @@ class World:
         if start < end:
             offset = self.rng.randrange(start, end)
             self.check_range(partition, offset, self.rng.randint(offset, end))
+
+    def close_chunk(self, log: Log) -> None:
+        """The bridge takes what is there as a whole batch."""
+        self.some_partition(log).close_open_chunk()
 
     def restart(self, log: Log) -> None:
         """A clean stop: nothing is left to replay."""
@@ -362,6 +384,11 @@ class World:
         assert report.records_replayed == 0
 
 
+def check(found: list[Record], offset: int, expected: list[Content]) -> None:
+    assert [r.offset for r in found] == list(range(offset, offset + len(expected)))
+    assert [(r.timestamp_ms, r.key, r.value, r.headers) for r in found] == expected
+
+
 def lives(world: World, crashes: int, *, errors: bool) -> int:
     """Lets `world` live through that many crashes; gives how many there were.
 
@@ -372,27 +399,36 @@ def lives(world: World, crashes: int, *, errors: bool) -> int:
     while happened < crashes:
         disk.turn_on()
         disk.stop = rng.choice((disk.cut_power, disk.cut_power, disk.kill))
-        disk.cut_in = rng.choice((rng.randint(1, 30), rng.randint(1, 400), rng.randint(1, 120)))
         disk.room_bytes = None
-        if errors and rng.random() < 0.7:
-            disk.fail_in = rng.randint(1, 150)
-            disk.fail_with = rng.choice((errno.EIO, errno.EIO, errno.ENOSPC))
-        if errors and rng.random() < 0.2:
-            disk.room_bytes = rng.randint(0, 200_000)
+        at_once = rng.random() < 0.35  # else when it is open
+        if at_once:
+            _expect_trouble(world, errors=errors, calls=200)
         try:
             world.recover()
-            world.live(400)
+            if not at_once:
+                _expect_trouble(world, errors=errors, calls=rng.choice((20, 200, 1500)))
+            world.live(5000)
         except PowerCut:
             happened += 1
         except LogFailed:
             world.did["journal failed"] += 1
-            disk.kill()
             happened += 1
+            disk.stop()
         except OSError:
-            # From opening: the operator starts again.
+            # From closing or opening: the operator starts again.
             world.did["open failed"] += 1
-            disk.kill()
+            disk.stop()
     disk.turn_on()
     disk.room_bytes = None
     world.recover()
     return happened
+
+
+def _expect_trouble(world: World, *, errors: bool, calls: int) -> None:
+    rng, disk = world.rng, world.disk
+    disk.cut_in = rng.randint(1, calls)
+    if errors and rng.random() < 0.7:
+        disk.fail_in = rng.randint(1, calls)
+        disk.fail_with = rng.choice((errno.EIO, errno.EIO, errno.ENOSPC))
+    if errors and rng.random() < 0.2:
+        disk.room_bytes = rng.randint(0, 200_000)
