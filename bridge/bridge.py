@@ -265,12 +265,13 @@ class Bridge:
             topics.setdefault(channel.topic_key, []).append((index, batch.pieces))
             self._sent_bytes += batch.size_bytes
         correlation_id = connection.next_correlation_id()
+        # The broker's patience ends before ours, so that it says what was missing.
         pieces = wire.produce_request(
             topics,
             version=lane.produce_version,
             correlation_id=correlation_id,
             client_id=connection.client_id,
-            timeout_ms=self._config.request_timeout_ms,
+            timeout_ms=self._config.request_timeout_ms * 4 // 5,
         )
         request = _Request(channels=[c for c, _ in picked], version=lane.produce_version)
         lane.outstanding.append(request)

@@ -163,7 +163,9 @@ class Cluster:
             if task := self._opening.pop(broker_id, None):
                 task.cancel()
             if lane.connection is not None:
-                lane.connection.give_up()
+                connection, lane.connection = lane.connection, None
+                connection.give_up()
+                self._lane_lost(lane)
         for lane in self._lanes.values():
             self._open_lane(lane)
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from confluent_kafka import ElectionType, TopicPartition
 
 from tests.bridge.site import UPSTREAM, Site, assert_exactly_once, config
 from tests.rigs import KafkaCluster, need_java, wait_for
@@ -14,6 +15,15 @@ from tests.rigs import KafkaCluster, need_java, wait_for
 pytestmark = need_java
 
 COUNT = 30_000
+
+
+def _lead_again(kafka: KafkaCluster, topic: str, number: int) -> None:
+    """The broker's partition is moved back to it while everybody lives."""
+    wait_for(
+        lambda: len(kafka.describe(topic)[0].in_sync) == 3, timeout=30, what="all replicas in sync"
+    )
+    kafka.admin().elect_leaders(ElectionType.PREFERRED, [TopicPartition(topic, 0)]).result()
+    wait_for(lambda: _leader(kafka, topic) == number, timeout=10, what="the old leader's return")
 
 
 async def _told(caplog: pytest.LogCaptureFixture, what: str) -> None:
@@ -45,7 +55,11 @@ async def test_sigkill_of_a_leader_in_the_middle_of_a_drain(
             await site.drained(timeout=30)
         finally:
             await asyncio.to_thread(kafka3.restart, victim)
-    await assert_exactly_once(kafka3.bootstrap, topic, COUNT + 1000, partition_count=3)
+        await site.publish(COUNT, first=COUNT + 1000)
+        await site.lag_at_most(COUNT - 4000)
+        await asyncio.to_thread(_lead_again, kafka3, topic, victim)
+        await site.drained()
+    await assert_exactly_once(kafka3.bootstrap, topic, 2 * COUNT + 1000, partition_count=3)
 
 
 async def test_what_only_a_dying_leader_had_does_not_move_the_cursor_and_is_sent_again(
