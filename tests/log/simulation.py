@@ -18,7 +18,6 @@ import errno
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from log.errors import LogFailed, LogFull
@@ -28,6 +27,7 @@ from log.partition import Partition
 from log.record_batch import Record, RecordTemplate, decode_batch
 from log.store import Frame, Log
 from log.streams import Retention, StreamSpec
+from tests.log.model import Model, Round, check
 from tests.log.simulated_disk import PowerCut, SimulatedDisk
 
 LIMITS = LogLimits(
@@ -52,38 +52,6 @@ STREAMS = (
 )
 DIRECTORY = Path("/disk/data")
 UPLINK = "uplink"
-
-Content = tuple[int, bytes | None, bytes | None, tuple[tuple[bytes, bytes], ...]]
-Name = tuple[str, int]
-
-
-@dataclass(slots=True)
-class Round:
-    """What one frame holds: records by partition, changes of the state."""
-
-    records: dict[Name, list[Content]] = field(default_factory=dict)
-    changes: dict[bytes, bytes | None] = field(default_factory=dict)
-
-
-class Model:
-    """What is durable, as the log's caller was told."""
-
-    def __init__(self) -> None:
-        self.records: dict[Name, list[Content]] = {}
-        """By partition; the place in the list is the offset."""
-        self.state: dict[bytes, bytes] = {}
-
-    def add(self, done: Round) -> None:
-        for name, records in done.records.items():
-            self.records.setdefault(name, []).extend(records)
-        for key, value in done.changes.items():
-            if value is None:
-                self.state.pop(key, None)
-            else:
-                self.state[key] = value
-
-    def ends(self) -> dict[Name, int]:
-        return {name: len(records) for name, records in self.records.items() if records}
 
 
 class World:
@@ -382,11 +350,6 @@ class World:
         report = self.opened.recovery
         assert report.clean, report
         assert report.records_replayed == 0
-
-
-def check(found: list[Record], offset: int, expected: list[Content]) -> None:
-    assert [r.offset for r in found] == list(range(offset, offset + len(expected)))
-    assert [(r.timestamp_ms, r.key, r.value, r.headers) for r in found] == expected
 
 
 def lives(world: World, crashes: int, *, errors: bool) -> int:

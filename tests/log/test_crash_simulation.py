@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -24,7 +25,7 @@ CRASHES_A_LIFE = 12
 
 
 def simulate(
-    make: type[World], points: int, *, errors: bool, seed: int
+    make: Callable[[int], World], points: int, *, errors: bool, seed: int
 ) -> tuple[int, Counter[str]]:
     """Lives from `seed` on, until there were `points` crashes. A failure is noted with its seed."""
     only = os.environ.get("SLUICEGATE_CRASH_SEED")
