@@ -1,6 +1,11 @@
 """Entry of `python firmware-sim COMMAND`: the folder is on the path, its modules top level."""
 
-from cli import main
+import sys
 
 if __name__ == "__main__":
-    main()
+    try:
+        from cli import main
+
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

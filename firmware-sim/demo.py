@@ -34,9 +34,9 @@ RATE = 8.0
 KEPT_RATE = 1.0
 PLAIN_WIDTH = 116
 REFRESH_S = 0.2
-TOPIC_TIMEOUT_S = 15.0
+TOPIC_TIMEOUT_S = 30.0
 DRAIN_S = 15.0
-ARRIVAL_S = 15.0
+ARRIVAL_S = 25.0
 QUIET_S = 1.0
 SETTLE_S = 3.0
 """How long after an accident messages still count as touched by it."""

@@ -14,7 +14,7 @@ from relay import Relay
 from upstreams import ApacheKafka, Tansu, Upstream
 
 STREAM = "mqtt"
-GATEWAY_START_S = 20.0
+GATEWAY_START_S = 30.0
 GATEWAY_STOP_S = 15.0
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -20,7 +20,7 @@ from processes import Child, free_port
 
 KAFKA_VERSION = "4.3.0"
 KAFKA_CACHE = Path(__file__).resolve().parent.parent / ".cache" / f"kafka-{KAFKA_VERSION}"
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
 
 
 class Upstream(Protocol):
