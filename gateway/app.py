@@ -31,7 +31,7 @@ from gateway.errors import GatewayError, StartFailed
 from gateway.ingest import Ingest
 from gateway.mqtt.broker import Broker
 from gateway.mqtt.server import Server
-from gateway.places import bind, open_log, required_cursors
+from gateway.places import bind, open_log, stream_specs
 from gateway.presence import DevicePresence
 from gateway.reload import plan_reload
 from gateway.routing import Router
@@ -164,10 +164,9 @@ class Gateway:
             self._ingest.replace_router(router)
             self._broker.routes_changed()
         self._broker.limits = self._broker.sessions.limits = plan.config.limits
-        specs = {spec.name: spec for spec in plan.config.streams}
+        specs = {spec.name: spec for spec in stream_specs(plan.config)}
         for partition in self._log.partitions.values():
             partition.spec = specs.get(partition.stream, partition.spec)
-        self._log.required_cursors = required_cursors(plan.config)
         await self._change_bridges(old.upstreams, plan.config.upstreams)
         _log.info("gateway.reloaded changed=%s", ",".join(plan.live) or "nothing")
         if plan.at_restart:

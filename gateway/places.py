@@ -9,12 +9,13 @@ import errno
 import logging
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 from bridge.config import Address
 from gateway.config import GatewayConfig
 from gateway.errors import DataUnusable, ListenFailed
-from log import Log, LogError, LogFull, LogLocked
+from log import Log, LogError, LogFull, LogLocked, StreamSpec
 
 _log = logging.getLogger(__name__)
 
@@ -74,9 +75,8 @@ def open_log(config: GatewayConfig) -> Log:
     try:
         log = Log.open(
             data,
-            config.streams,
+            stream_specs(config),
             limits=config.log,
-            required_cursors=required_cursors(config),
         )
     except LogLocked as error:
         raise DataUnusable(
@@ -93,9 +93,22 @@ def open_log(config: GatewayConfig) -> Log:
     return log
 
 
-def required_cursors(config: GatewayConfig) -> frozenset[str]:
-    """What retention waits for: each upstream's cursor has its name."""
-    return frozenset(upstream.name for upstream in config.upstreams)
+def stream_specs(config: GatewayConfig) -> tuple[StreamSpec, ...]:
+    """The streams as the log takes them: retention waits for each upstream that ships a stream.
+
+    An upstream's cursor has its name.
+    """
+    return tuple(
+        replace(
+            stream,
+            replicated_by=frozenset(
+                upstream.name
+                for upstream in config.upstreams
+                if upstream.streams is None or stream.name in upstream.streams
+            ),
+        )
+        for stream in config.streams
+    )
 
 
 def _report(log: Log) -> None:

@@ -326,11 +326,11 @@ class Log:
 
         What is removed must not be asked for again after a power cut, by a cursor that went back.
         """
-        if not self.required_cursors:
+        names = partition.spec.replicated_by
+        names = self.required_cursors if names is None else names
+        if not names:
             return None
-        found = (
-            self.state.get_durable(_cursor_key(name, partition)) for name in self.required_cursors
-        )
+        found = (self.state.get_durable(_cursor_key(name, partition)) for name in names)
         return min(int.from_bytes(value or b"", "big") for value in found)
 
     def expire(self) -> int:

@@ -32,6 +32,8 @@ class StreamSpec:
     name: str
     partition_count: int = 3
     retention: Retention = Retention()
+    replicated_by: frozenset[str] | None = None
+    """Names of the cursors that its retention waits for; None: those that `Log.open` was given."""
 
     def __post_init__(self) -> None:
         if problem := name_problem(self.name):
