@@ -38,6 +38,9 @@ TOPIC_TIMEOUT_S = 30.0
 DRAIN_S = 15.0
 ARRIVAL_S = 25.0
 QUIET_S = 1.0
+SLOW_START_S = 15.0
+HURRIED_PACE = 0.6
+"""Where starting took long already, the story is told faster, to end in time."""
 SETTLE_S = 3.0
 """How long after an accident messages still count as touched by it."""
 IN_FLIGHT_MS = 1000
@@ -128,26 +131,27 @@ class Demo:
     async def _story(self) -> None:
         """Accidents, in a fixed order; devices publish all the while."""
         say, stage = self._view.announce, self._stage
+        pace = 1.0 if self._view.elapsed_s() < SLOW_START_S else HURRIED_PACE
         self._fleet.start()
         say(f"{self._options.device_count} devices replay recorded weather, QoS 1 and 2")
         self._watcher = await self._watch()
-        await self._pass(8)
+        await self._pass(8 * pace)
         self._outage_begins()
         stage.cut_uplink()
         say("[yellow]the uplink is cut[/yellow]: the gateway goes on acknowledging, from its disk")
-        await self._pass(6)
+        await self._pass(6 * pace)
         await self._kill_and_restart("with the backlog on its disk")
-        await self._pass(5)
+        await self._pass(5 * pace)
         stage.restore_uplink()
         say("[green]the uplink is back[/green]: the backlog drains beside the live messages")
         await self._pass(SETTLE_S)
         self._outage_ends()
-        await self._pass(7 - SETTLE_S)
+        await self._pass(7 * pace - SETTLE_S)
         self._outage_begins()
         await self._kill_and_restart("in full flow")
         await self._pass(SETTLE_S)
         self._outage_ends()
-        await self._pass(8 - SETTLE_S)
+        await self._pass(8 * pace - SETTLE_S)
         say("readings end; devices empty their outboxes")
         if not await self._fleet.drain(DRAIN_S):
             say("[red]some devices still hold messages[/red]")

@@ -59,7 +59,7 @@ class View:
 
     def announce(self, text: str) -> None:
         """Something happened."""
-        line = f"[dim]{self._elapsed_s():5.1f} s[/dim]  {text}"
+        line = f"[dim]{self.elapsed_s():5.1f} s[/dim]  {text}"
         if self._live is None:
             self.console.print(line, soft_wrap=True)
         else:
@@ -95,9 +95,10 @@ class View:
             f"still on devices  {counts.waiting}",
             f"on the gateway only  {max(0, counts.acknowledged - moment.upstream_count)}",
         )
-        return Panel(table, title=f"sluicegate demo, {self._elapsed_s():.0f} s", expand=False)
+        return Panel(table, title=f"sluicegate demo, {self.elapsed_s():.0f} s", expand=False)
 
-    def _elapsed_s(self) -> float:
+    def elapsed_s(self) -> float:
+        """Since the demo began."""
         return time.monotonic() - self._started_s
 
 
