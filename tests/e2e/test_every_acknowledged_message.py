@@ -33,7 +33,8 @@ from tests.rigs.upstream import end_offsets
 
 PARTITION_COUNT = 3
 STREAM = "mqtt"
-FLEET_S = 45.0
+# The fleet publishes until everything has happened; this only bounds it.
+FLEET_S = 300.0
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ class Calamities:
         wanted = self._fleet.acknowledged_count() + count
         wait_for(
             lambda: self._fleet.acknowledged_count() >= wanted,
-            timeout=30,
+            timeout=60,
             what=f"{count} more acknowledgements",
         )
         assert self._fleet.is_running(), self._fleet.output.read_text()
@@ -143,7 +144,7 @@ def wait_until_all_is_upstream(cluster: KafkaCluster, *, at_least: int) -> None:
             seen, quiet_since = count, time.monotonic()
         return count >= at_least and time.monotonic() - quiet_since > 4
 
-    wait_for(settled, timeout=90, what=f"{at_least} records upstream", every=0.3)
+    wait_for(settled, timeout=120, what=f"{at_least} records upstream", every=0.3)
 
 
 @need_java
@@ -159,6 +160,7 @@ def test_every_acknowledged_message_is_in_kafka_exactly_once(
     fleet.start()
     try:
         happened = everything_breaks(cluster, gateway, fleet)
+        fleet.end()
         status = fleet.wait()
     except BaseException:
         fleet.stop()

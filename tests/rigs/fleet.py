@@ -6,6 +6,7 @@ The ledger is read here anew, not with the fleet's own code: the judge and the j
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -80,6 +81,11 @@ class FleetProcess:
 
     def is_running(self) -> bool:
         return self.process is not None and self.process.poll() is None
+
+    def end(self) -> None:
+        """No more readings: outboxes are drained, then it ends. See `wait`."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
 
     def wait(self) -> int:
         """The exit status: 0 when every outbox was emptied."""

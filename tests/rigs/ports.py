@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import time
 from collections.abc import Callable
 
+# Below what the kernel gives to outgoing connections (32768 and up): a port picked there could be
+# taken by any client before its server is started, or while it is dead.
+_PORTS = range(10_000, 32_000)
+_rng = random.SystemRandom()
+
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nothing listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nothing listens on, and no outgoing connection will take."""
+    while True:
+        port = _rng.choice(_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def wait_for(
