@@ -31,10 +31,15 @@ class Simulation:
         *,
         first_offset: int = 0,
         can_forget: bool = False,
+        can_remove: bool = False,
         records_max: int = 10**6,
     ) -> None:
         self.rng = Random(seed)
         self.first_offset = first_offset
+        self.start_offset = first_offset
+        self.can_remove = can_remove
+        self.gone: set[int] = set()
+        """Offsets that retention took while they were not replicated."""
         self.can_forget = can_forget
         self.leader = ModelLeader(records_max=records_max)
         self.durable = Durable(end=first_offset)
@@ -50,7 +55,7 @@ class Simulation:
     def _new_core(self) -> Replicator:
         return Replicator(
             label="s-0",
-            start_offset=self.first_offset,
+            start_offset=self.start_offset,
             durable_end=self.durable.end,
             cursor=self.durable.cursor,
             attempt=self.durable.attempt,
@@ -65,8 +70,8 @@ class Simulation:
         core, rng = self.core, self.rng
         self.now_ms += rng.choice((0, 1, 10, 100, 3000))
         core.log_moved(
-            start_offset=self.first_offset,
-            sealed_end=self.first_offset,
+            start_offset=self.start_offset,
+            sealed_end=self.start_offset,
             durable_end=self.durable.end,
         )
         if core.wants_identity(self.now_ms):
@@ -87,7 +92,7 @@ class Simulation:
         if (plan := core.wants_read(self.now_ms, bytes_free=10**6)) is not None:
             self.reading = plan
         if self.reading is not None and rng.random() < 0.8:
-            core.loaded(self.reading, self._cut(self.reading))
+            self._read(self.reading)
             self.reading = None
         while rng.random() < 0.7 and core.next_batch(self.now_ms) is not None:
             batch = core.sent()
@@ -96,10 +101,16 @@ class Simulation:
         assert len(self.sent) <= self.limits.in_flight_max
         self._save()
 
+    def _read(self, plan: ReadPlan) -> None:
+        if plan.offset < self.start_offset:
+            self.core.load_failed(plan, "removed", self.now_ms, hole_end=self.start_offset)
+        else:
+            self.core.loaded(plan, self._cut(plan))
+
     def _save(self) -> None:
         if self.core.known.is_confirmed:
             replicated = self.leader.replicated_offsets()
-            missing = set(range(self.first_offset, self.core.cursor)) - replicated
+            missing = set(range(self.first_offset, self.core.cursor)) - replicated - self.gone
             assert not missing, f"the cursor passed what is not replicated: {sorted(missing)[:5]}"
             if self.rng.random() < 0.5:
                 self.durable.cursor = self.core.cursor
@@ -144,6 +155,8 @@ class Simulation:
         ]
         if self.can_forget:
             rare.append(self.forget)
+        if self.can_remove:
+            rare.append(self.remove)
         self.something(*(often if self.rng.random() < 0.93 else rare))
 
     def grow(self) -> None:
@@ -208,6 +221,14 @@ class Simulation:
             self.now_ms += 100_000_000
             self._disconnected()
 
+    def remove(self) -> None:
+        """Retention that does not keep what is not replicated."""
+        count = self.rng.randint(0, self.durable.end - self.start_offset)
+        end = self.start_offset + count // 2
+        replicated = self.leader.replicated_offsets()
+        self.gone |= set(range(self.start_offset, end)) - replicated
+        self.start_offset = end
+
     # -- the end
 
     def heal(self) -> None:
@@ -231,9 +252,11 @@ class Simulation:
             if entry.offset in seen:
                 assert entry.marked, f"offset {entry.offset} is upstream twice without a mark"
             else:
-                assert entry.offset == highest + 1, f"{entry.offset} came after {highest}"
+                passed = set(range(highest + 1, entry.offset)) - self.gone
+                assert entry.offset > highest and not passed, f"{entry.offset} after {highest}"
                 highest = entry.offset
             seen.add(entry.offset)
-        assert highest == self.durable.end - 1, f"{highest + 1} of {self.durable.end} upstream"
-        if not self.can_forget:
+        missing = set(range(highest + 1, self.durable.end)) - self.gone
+        assert not missing, f"{highest + 1} of {self.durable.end} upstream"
+        if not (self.can_forget or self.can_remove):
             assert self.core.counts.resent == 0

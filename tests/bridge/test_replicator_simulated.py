@@ -42,6 +42,11 @@ def test_what_a_broker_forgot_is_sent_again_with_a_mark() -> None:
         _run(Simulation(seed, can_forget=True), seed)
 
 
+def test_what_retention_took_is_passed_over_and_nothing_else_is() -> None:
+    for seed in _SEEDS:
+        _run(Simulation(seed, can_remove=True), seed)
+
+
 def test_batches_too_large_for_the_topic_are_cut_until_they_pass() -> None:
     for seed in _SEEDS:
         _run(Simulation(seed, records_max=2), seed)
