@@ -7,16 +7,17 @@ TimeIndex, LogSegment). Big-endian, entries ascending, both relative to the segm
     .timeindex  timestamp i64 (the newest so far, ms), offset i32 (where it was reached, relative)
 
 An entry is made for the first batch after every index_interval_bytes of log. Both can be rebuilt
-from the log, so they are never synced and never trusted: a reader checks what it finds at the
-position.
+from the log, so they are synced only once, when the segment is closed, and never trusted: a reader
+checks what it finds at the position.
 """
 
 from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import lt
 from typing import Final
 
 from log.record_batch import BatchHeader
@@ -87,10 +88,15 @@ def last_position(data: bytes) -> int | None:
     """The position of the last batch indexed, 0 if none is; None if the index cannot be right."""
     if len(data) % OFFSET_ENTRY.size:
         return None
-    if not data:
-        return 0
-    position: int = OFFSET_ENTRY.unpack_from(data, len(data) - OFFSET_ENTRY.size)[1]
-    return position if position >= 0 else None
+    numbers = struct.unpack(f">{len(data) // 4}i", data)
+    if not (_ascends(numbers[::2], 0) and _ascends(numbers[1::2], 0)):
+        return None
+    return numbers[-1] if numbers else 0
+
+
+def _ascends(numbers: Sequence[int], above: int) -> bool:
+    """Each above the one before, the first above `above`: zeros are what a power cut leaves."""
+    return not numbers or (numbers[0] > above and all(map(lt, numbers, numbers[1:])))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +111,10 @@ def last_time(data: bytes) -> TimeEntry | None:
     """
     if not data or len(data) % TIME_ENTRY.size:
         return None
-    newest_ms, offset = TIME_ENTRY.unpack_from(data, len(data) - TIME_ENTRY.size)
-    return TimeEntry(timestamp_ms=newest_ms, relative_offset=offset)
+    times, offsets = zip(*TIME_ENTRY.iter_unpack(data), strict=True)
+    if not (_ascends(times, -1) and _ascends(offsets, -1)):
+        return None
+    return TimeEntry(timestamp_ms=times[-1], relative_offset=offsets[-1])
 
 
 def offset_before(data: bytes, timestamp_ms: int) -> int:

@@ -118,22 +118,24 @@ class Segment:
     def finish(self) -> None:
         """Nothing will be appended: the indexes get their last entries."""
         self._index.finish()
-        self._write_indexes()
+        self._write_indexes(sync=True)
         self.close()
 
-    def _write_indexes(self) -> None:
+    def _write_indexes(self, *, sync: bool = False) -> None:
         """An index that cannot be written fails nothing: the batches are there and are found
-        without it. It is built again with the next append.
+        without it. It is built again with the next append, or when the log is opened.
         """
         try:
             if self._indexes_behind:
                 self._index = self._indexed(self.size_bytes)
-            self._put_indexes()
+                if sync:
+                    self._index.finish()
+            self._put_indexes(sync=sync)
             self._indexes_behind = False
         except OSError:
             self._indexes_behind = True
 
-    def _put_indexes(self) -> None:
+    def _put_indexes(self, *, sync: bool) -> None:
         sizes = (self._index.offset_bytes, self._index.time_bytes)
         for suffix, position, entries in zip(
             (".index", ".timeindex"), sizes, self._index.take(), strict=True
@@ -142,6 +144,10 @@ class Segment:
             try:
                 self._files.write_at(handle, position, (entries,))
                 self._files.truncate(handle, position + len(entries))
+                if sync:
+                    # If power failed later, a closed segment's index might be short: its newest
+                    # time would be too old, and retention would come too early.
+                    self._files.datasync(handle)
             finally:
                 self._files.close(handle)
 
@@ -181,6 +187,8 @@ class Segment:
             return False
         for header, _ in self._walk(handle, position, self.size_bytes):
             self.end_offset = header.last_offset + 1
+            if header.max_timestamp_ms > newest.timestamp_ms:
+                return False
         at = self._locate(handle, self.base_offset + newest.relative_offset)
         if at is None or at[0].max_timestamp_ms != newest.timestamp_ms:
             return False
