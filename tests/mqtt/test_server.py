@@ -44,7 +44,7 @@ from gateway.mqtt.reason_codes import ReasonCode
 from gateway.mqtt.server import Server
 from gateway.mqtt.wire import Reader
 from gateway.routing import Router
-from log import Committer, Log, Record, StreamSpec
+from log import Committer, Log, LogLimits, Record, StreamSpec
 
 # paho-mqtt's Properties is untyped.
 new_properties: Callable[[int], Any] = PahoProperties
@@ -88,7 +88,9 @@ class Running:
 @asynccontextmanager
 async def running(directory: Path, **limits: int) -> AsyncIterator[Running]:
     loop = asyncio.get_running_loop()
-    log = Log.open(directory, [StreamSpec(name="mqtt", partition_count=3)])
+    # Nobody seals here, so all that a test publishes stays in memory.
+    spec = StreamSpec(name="mqtt", partition_count=3)
+    log = Log.open(directory, [spec], limits=LogLimits(tail_bytes_max=32 << 20))
     committer = Committer(log, loop)
     broker = Broker(
         log=log,
