@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import signal
 import sqlite3
 import time
@@ -197,6 +198,23 @@ def test_sighup_with_a_broken_file_leaves_the_old_configuration_in_force(tmp_pat
             what="a second refusal",
         )
         publish(connect(gateway, "other"), "a/b", 1)
+
+
+def test_sighup_without_a_file_descriptor_left_changes_nothing(tmp_path: Path) -> None:
+    """CVE-2017-7652: a broker that could not read its file again fell back to its defaults."""
+    config = tmp_path / "gateway.toml"
+    config.write_text("[limits]\nconnections_max = 1\n")
+    with GatewayProcess(tmp_path / "data", config=config) as gateway:
+        publish(connect(gateway, "first"), "a/b", 1)
+        used = max(int(each.name) for each in Path(f"/proc/{gateway.pid}/fd").iterdir()) + 1
+        soft, hard = resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (used, hard))
+        output = reload(gateway, config, "", "gateway.reload_refused in_force=old")
+        assert "Too many open files" in output
+        resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        with RawClient(gateway.port) as second:
+            second.send(connect_packet("second", V311))
+            assert second.answer() is None, "the limit of one connection is no longer in force"
 
 
 def test_flags_stay_in_force_after_sighup(tmp_path: Path) -> None:
