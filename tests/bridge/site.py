@@ -13,7 +13,15 @@ from types import TracebackType
 from typing import Any, Self
 
 from bridge import Bridge, BridgeLimits, BridgeStatus, UpstreamConfig, parse_upstream_url
-from log import Committer, Log, Partition, RecordTemplate, StreamSpec
+from log import (
+    Committer,
+    Log,
+    LogLimits,
+    Partition,
+    RecordTemplate,
+    Retention,
+    StreamSpec,
+)
 from tests.rigs import UpstreamRecord, read_topic
 
 UPSTREAM = "up"
@@ -40,17 +48,27 @@ class Site:
         *,
         partition_count: int = 1,
         now_ms: Callable[[], int] | None = None,
+        retention: Retention | None = None,
+        segment_bytes_max: int = 1 << 26,
     ) -> None:
         self.directory = directory
         self.stream = stream
         self._partition_count = partition_count
+        self._retention = retention or Retention()
+        self._limits = LogLimits(segment_bytes_max=segment_bytes_max)
         self._now_ms = now_ms or (lambda: time.time_ns() // 1_000_000)
         self.bridge: Bridge | None = None
 
     async def __aenter__(self) -> Self:
-        spec = StreamSpec(name=self.stream, partition_count=self._partition_count)
+        spec = StreamSpec(
+            name=self.stream, partition_count=self._partition_count, retention=self._retention
+        )
         self.log = Log.open(
-            self.directory, [spec], required_cursors=frozenset({UPSTREAM}), now_ms=self._now_ms
+            self.directory,
+            [spec],
+            limits=self._limits,
+            required_cursors=frozenset({UPSTREAM}),
+            now_ms=self._now_ms,
         )
         self.committer = Committer(self.log, asyncio.get_running_loop())
         return self

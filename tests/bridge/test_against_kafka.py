@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridge import RESENT_HEADER, TIMESTAMP_HEADER
-from log import parse_header
+from log import Retention, parse_header
 from tests.bridge.site import (
     UPSTREAM,
     Site,
@@ -212,6 +212,32 @@ async def test_where_kafka_forgot_the_producer_what_may_be_there_is_sent_again_m
     marked = [each for each in records if each.header(RESENT_HEADER.decode()) == b"1"]
     assert numbers(marked)[:100] == list(range(900, 1000))
     assert status.partitions[0].resent_count == len(marked)
+
+
+async def test_what_retention_took_before_it_was_sent_is_counted_and_passed_over(
+    kafka: KafkaCluster, tmp_path: Path, topic: str
+) -> None:
+    """A hole in the sequence is 45 to the old producer: a new one goes on behind it."""
+    small = Retention(bytes_max=20_000, keep_unreplicated=False)
+    async with Site(tmp_path, topic, retention=small, segment_bytes_max=10_000) as site:
+        await site.publish(1000)
+        await site.connect(config(kafka.uplink_bootstrap))
+        await site.drained()
+        kafka.cut_uplink()
+        try:
+            for first in range(1000, 21_000, 2000):
+                await site.publish(2000, first=first)
+                site.seal()
+            assert site.log.expire() > 0
+            site.log.delete_expired()
+        finally:
+            kafka.restore_uplink()
+        status = await site.drained()
+    found = numbers(await upstream(kafka.bootstrap, topic))
+    (partition,) = status.partitions
+    assert partition.dropped_count == 21_000 - len(found) > 0
+    assert partition.renewed_count == 1
+    assert found == [*range(1000), *range(1000 + partition.dropped_count, 21_000)]
 
 
 async def test_batches_over_the_topics_limit_are_cut_until_they_pass(
