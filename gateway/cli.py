@@ -6,7 +6,6 @@ and how messages look on a terminal. Everything else is gateway/app.py and gatew
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 import sys
@@ -23,6 +22,8 @@ from gateway.errors import ConfigInvalid, GatewayError, UsageInvalid
 
 def version() -> str:
     """The installed release."""
+    import importlib.metadata
+
     return importlib.metadata.version("sluicegate")
 
 
