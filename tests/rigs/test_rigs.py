@@ -49,8 +49,11 @@ def test_proxy_forwards_both_ways_and_counts(listener: socket.socket) -> None:
         assert far.recv(10) == b"hello"
         far.sendall(b"you")
         assert near.recv(10) == b"you"
-        wait_for(lambda: proxy.bytes_from_target == 3, timeout=2, what="the count")
-        assert proxy.bytes_to_target == 5
+        wait_for(
+            lambda: (proxy.bytes_to_target, proxy.bytes_from_target) == (5, 3),
+            timeout=2,
+            what="the counts",
+        )
 
 
 def test_cut_proxy_resets_connections_and_refuses_new_ones(listener: socket.socket) -> None:
