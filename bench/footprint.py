@@ -219,6 +219,7 @@ def measure_start(report: Report, directory: Path, arguments: argparse.Namespace
                 server.spawn()
                 took.append(first_acknowledged(server.port, timeout_s=_START_TIMEOUT_S) - began)
                 replayed = server.replayed()
+                server.end(signal.SIGTERM)
                 report.measured(what="start", log_bytes=log_bytes, ended=ended, took_s=took[-1])
                 report.progress(
                     f"start: {log_bytes >> 20} MiB, {ended}: {took[-1]:.2f} s, {replayed}"

@@ -127,15 +127,13 @@ class GatewayServer:
 
     def replayed(self) -> str:
         """What the last start said of recovery."""
-        found = re.search(r"log\.recovered frames=(\d+) records=(\d+)", self._output())
+        output = self._process.output_since_start()
+        found = re.search(r"log\.recovered frames=(\d+) records=(\d+)", output)
         return f"{int(found[2]):,} records" if found else "?"
 
     def remove(self) -> None:
         self._process.kill()
         shutil.rmtree(self._directory)
-
-    def _output(self) -> str:
-        return self._process.output_since_start()
 
 
 def stored_count(data: Path, *, partition_count: int, stream: str = _STREAM) -> int:
