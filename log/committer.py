@@ -110,8 +110,11 @@ class Committer:
     def room_made(self) -> None:
         """The housekeeper has freed journal space or memory."""
         if self.starved:
+            # At once: were publishers read before the round has its room, it would only grow.
             self.starved = False
-            self.request()
+            self._close_round()
+            if not self._writing:
+                self._start()
         self._update_congestion()
 
     async def close(self) -> None:

@@ -142,7 +142,8 @@ class Broker:
         self.inbox_bytes = 0
         committer.add_preparer(self.store)
         self.published: list[Published] = []
-        self.paused: set[Endpoint] = set()
+        self.is_holding = False
+        """Connections are not read, for the log cannot keep up."""
         self.counters = Counters()
         self.storage_error: LogError | None = None
         self.is_draining = False
@@ -223,7 +224,7 @@ class Broker:
                 self.publish(run, values)
         self.request()
         if self.committer.congested:
-            self._hold_back(inbox)
+            self._hold_back()
 
     def _refuse(self, inbox: list[Arrival], refused: "dict[Partition, LogError]") -> list[Arrival]:
         """Answers what the log did not take; returns the rest."""
@@ -241,17 +242,22 @@ class Broker:
 
     # -- backpressure --------------------------------------------------------------------------
 
-    def _hold_back(self, inbox: list[Arrival]) -> None:
-        """Too much is pending: these publishers are not read until there is relief."""
-        if not self.paused:
-            self.committer.on_relief(self._relief)
-        for connection, _, _, _, _ in inbox:
-            self.paused.add(connection)
+    def _hold_back(self) -> None:
+        """Too much is pending: nobody is read until there is relief.
+
+        Not only who has just sent: a turn of the loop may have a read for each of thousands of
+        connections, and what was read is in memory.
+        """
+        if self.is_holding:
+            return
+        self.is_holding = True
+        for connection in self.connections:
             connection.pause_for_storage()
+        self.committer.on_relief(self._relief)
 
     def _relief(self) -> None:
-        paused, self.paused = self.paused, set()
-        for connection in paused:
+        self.is_holding = False
+        for connection in list(self.connections):
             connection.resume_from_storage()
 
     # -- messages ------------------------------------------------------------------------------
@@ -356,7 +362,6 @@ class Broker:
     def gone(self, connection: "Endpoint", will: Will | None) -> None:
         """A connection has ended, for whatever reason; called once."""
         self.connections.discard(connection)
-        self.paused.discard(connection)
         session = connection.session
         if session is not None:
             due = self.sessions.detach(session, self.now_ms(), will)

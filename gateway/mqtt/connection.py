@@ -73,7 +73,10 @@ class Connection(Endpoint):
         self._size = 0
         self._lone_bytes = 0
         """Size of the packet that `_prefix` begins, when it is a PUBLISH of QoS 1."""
-        broker.connections.add(self)
+
+    def opened(self) -> None:
+        """The transport is there: from now on the wire can be used."""
+        self._broker.connections.add(self)
 
     def connected(self, packet: Connect, session: "Session", inbound: "Inbound") -> None:
         """CONNECT was accepted; CONNACK is the caller's."""
@@ -83,6 +86,8 @@ class Connection(Endpoint):
         self.client_id = session.client_id
         self.will = packet.will
         self.peer_packet_bytes_max = packet.properties.maximum_packet_bytes
+        if self._broker.is_holding:
+            self.pause_for_storage()
 
     def forget_routes(self) -> None:
         """The routing table has changed."""

@@ -146,6 +146,7 @@ class _Client(asyncio.Protocol):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._fd = sock.fileno()
+        self._connection.opened()
 
     def connection_lost(self, exc: Exception | None) -> None:
         # Both loops call this before they close the descriptor, so `_fd` is never another's.

@@ -180,6 +180,7 @@ class Client:
         self.is_closed = False
         self.is_paused = False
         self.connection = Connection(self, world.broker)
+        self.connection.opened()
 
     # the wire, as the server's core sees it
 
