@@ -157,6 +157,7 @@ class Bridge:
             name=self._config.name,
             connected=open_count > 0 and age_ms is not None and age_ms <= patience_ms,
             last_answer_age_ms=age_ms,
+            is_exactly_once=control is None or not control.is_plain,
             cluster_id=control.cluster_id if control else None,
             broker_count=open_count,
             lag_count=sum(each.lag_count for each in partitions),
@@ -281,7 +282,7 @@ class Bridge:
                 pieces, correlation_id, lambda future: self._answered(lane, request, future)
             )
         except Unreachable:
-            connection.give_up()
+            self._lane_lost(lane)
 
     # -- answers
 

@@ -165,13 +165,14 @@ class Channel:
         error = done.exception()
         if error is None:
             self.core.loaded(plan, done.result())
-        elif isinstance(error, LogError | LogHole | OSError):
-            self._failed(plan, error, now_ms=time.monotonic_ns() // 1_000_000)
         else:
-            raise error
+            if not isinstance(error, LogError | LogHole | OSError):
+                # Our bug: loud, but the partition must not wait for a plan that never comes back.
+                logger.error("bridge.bug partition=%s", self.core.label, exc_info=error)
+            self._failed(plan, error, now_ms=time.monotonic_ns() // 1_000_000)
         self._changed()
 
-    def _failed(self, plan: ReadPlan, error: Exception, now_ms: int) -> None:
+    def _failed(self, plan: ReadPlan, error: BaseException, now_ms: int) -> None:
         hole_end = None
         if isinstance(error, LogHole):
             hole_end = error.end

@@ -17,10 +17,10 @@ from random import Random
 from typing import Any, Final
 
 from bridge import codes, messages
-from bridge.backoff import backoff_ms
+from bridge.backoff import Backoff
 from bridge.config import Address, UpstreamConfig
-from bridge.connection import Connection, open_connection
-from bridge.errors import Refused, Unreachable, UpstreamFault
+from bridge.connection import Connection
+from bridge.errors import ProtocolMismatch, Refused, Unreachable, UpstreamFault
 from bridge.messages import Metadata
 
 log = logging.getLogger(__name__)
@@ -119,6 +119,9 @@ class Cluster:
         if self._control is None:
             self._control = await self._open_control()
         connection = self._control
+        if connection not in self._connections:
+            self._control = None
+            raise Unreachable(f"{connection.address}: closed as soon as it was open")
         try:
             return await connection.ask(request)
         except UpstreamFault:
@@ -179,40 +182,50 @@ class Cluster:
 
     async def _keep_opening(self, lane: Lane) -> None:
         """Tries until the lane is open; the address may change with the metadata."""
-        attempt = 0
-        while True:
-            broker = self.metadata.brokers.get(lane.broker_id) if self.metadata else None
+        limits = self._config.limits
+        retry = Backoff(min_ms=limits.backoff_min_ms, rng=self._rng)
+        while lane.connection is None:
             try:
-                if broker is None:
-                    raise Unreachable(f"broker {lane.broker_id} is not in the cluster now")
-                connection = await self._open(Address(host=broker.host, port=broker.port))
-                lane.produce_version = connection.produce_version
-                break
-            except UpstreamFault as error:
-                lane.error = str(error)
-                limits = self._config.limits
-                delay_ms = backoff_ms(
-                    attempt,
-                    min_ms=limits.backoff_min_ms,
-                    max_ms=limits.backoff_max_ms,
-                    rng=self._rng,
-                )
+                await self._try_opening(lane)
+            except Exception as error:
+                if not isinstance(error, UpstreamFault):
+                    log.error("bridge.bug broker=%d", lane.broker_id, exc_info=error)
+                lane.error = str(error) or repr(error)
+                wait_ms = retry.failed(self._clock_ms(), max_ms=limits.backoff_max_ms)
                 log.info(
                     "bridge.connect-failed broker=%d again_in_ms=%d error=%s",
-                    *(lane.broker_id, delay_ms, error),
+                    *(lane.broker_id, wait_ms, error),
                 )
-                attempt += 1
-                await asyncio.sleep(delay_ms / 1000)
-        lane.connection, lane.error = connection, None
+                await asyncio.sleep(wait_ms / 1000)
         self._opening.pop(lane.broker_id, None)
-        log.info("bridge.connected broker=%d address=%s", lane.broker_id, connection.address)
+        lane.error = None
+        log.info("bridge.connected broker=%d", lane.broker_id)
         self._lane_opened(lane)
+
+    async def _try_opening(self, lane: Lane) -> None:
+        broker = self.metadata.brokers.get(lane.broker_id) if self.metadata else None
+        if broker is None:
+            raise Unreachable(f"broker {lane.broker_id} is not in the cluster now")
+        connection = await self._open(Address(host=broker.host, port=broker.port))
+        try:
+            lane.produce_version = connection.produce_version
+        except ProtocolMismatch:
+            connection.give_up()
+            raise
+        if connection not in self._connections:
+            raise Unreachable(f"{connection.address}: closed as soon as it was open")
+        lane.connection = connection
 
     # -- connections
 
     async def _open(self, address: Address) -> Connection:
-        connection = await open_connection(address, self._config, self._closed)
+        connection = Connection(address, self._config, self._closed)
         self._connections.add(connection)
+        try:
+            await connection.open(connect_timeout_ms=self._config.limits.connect_timeout_ms)
+        except BaseException:
+            self._connections.discard(connection)
+            raise
         self._note_answers(connection)
         return connection
 
@@ -243,7 +256,7 @@ class Cluster:
             now_ms = self._clock_ms()
             for connection in list(self._connections):
                 self._note_answers(connection)
-                if connection.stalled(now_ms, patience_ms):
+                if connection.is_open and connection.stalled(now_ms, patience_ms):
                     log.warning("bridge.stalled address=%s", connection.address)
                     connection.give_up()
 

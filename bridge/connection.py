@@ -36,7 +36,7 @@ _NATIVE_INT: Final = struct.Struct("i")
 
 
 class Connection(AIOKafkaConnection):  # type: ignore[misc]
-    """Open it with `open_connection`. Everything is called in the loop's thread."""
+    """`open` it first. Everything is called in the loop's thread."""
 
     def __init__(
         self, address: Address, config: UpstreamConfig, on_close: Callable[[Connection], None]
@@ -217,12 +217,3 @@ class _RawAnswer:
 
 _RawAnswer.RESPONSE_TYPE = _RawAnswer
 _RAW_ANSWER: Final = _RawAnswer()
-
-
-async def open_connection(
-    address: Address, config: UpstreamConfig, on_close: Callable[[Connection], None]
-) -> Connection:
-    """A connection that is let in. Unreachable, ProtocolMismatch."""
-    connection = Connection(address, config, on_close)
-    await connection.open(connect_timeout_ms=config.limits.connect_timeout_ms)
-    return connection

@@ -14,7 +14,7 @@ from random import Random
 from typing import Final
 
 from bridge import codes, messages
-from bridge.backoff import backoff_ms
+from bridge.backoff import Backoff
 from bridge.channel import Channel, wall_ms
 from bridge.cluster import Cluster, Lane
 from bridge.codes import Meaning
@@ -66,7 +66,7 @@ class Control:
         self._wake = asyncio.Event()
         self._stale = True
         self._asking: set[asyncio.Task[None]] = set()
-        self._is_plain = False
+        self.is_plain = False
         self._topics = sorted({channel.topic for channel in channels})
         self.cluster_id: str | None = None
         self.error: str | None = None
@@ -81,37 +81,34 @@ class Control:
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
-        failures = 0
-        limits = self._config.limits
+        retry = Backoff(min_ms=self._config.limits.backoff_min_ms, rng=self._rng)
         while True:
             self._wake.clear()
             try:
                 wait_ms = await self._turn()
-                failures = 0
-                self.error = None
-            except UpstreamFault as fault:
-                if self.error is None:
-                    logger.warning(
-                        "bridge.unreachable upstream=%s error=%s", self._config.name, fault
-                    )
-                self.error = str(fault)
-                wait_ms = backoff_ms(
-                    failures,
-                    min_ms=limits.backoff_min_ms,
-                    max_ms=limits.backoff_max_ms,
-                    rng=self._rng,
-                )
-                failures += 1
-                await asyncio.sleep(wait_ms / 1000)
-                continue
             except LogError as error:
                 self.error = str(error)  # the journal failed: the gateway stops, and says why
                 return
+            except Exception as error:
+                self._note(error)
+                wait_ms = retry.failed(self._clock_ms(), max_ms=self._config.limits.backoff_max_ms)
+                await asyncio.sleep(wait_ms / 1000)
+                continue
+            retry.succeeded()
+            self.error = None
             try:
                 async with asyncio.timeout(wait_ms / 1000):
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    def _note(self, error: Exception) -> None:
+        if not isinstance(error, UpstreamFault):
+            # Our bug: loud, but it must not be the end of replication.
+            logger.error("bridge.bug upstream=%s", self._config.name, exc_info=error)
+        elif self.error is None:
+            logger.warning("bridge.unreachable upstream=%s error=%s", self._config.name, error)
+        self.error = str(error) or repr(error)
 
     async def close(self) -> None:
         for task in self._asking:
@@ -215,12 +212,12 @@ class Control:
         PLAIN where the upstream could not tell later what it has of it.
         """
         if not await self._cluster.tells_producers():
-            if not self._is_plain:
+            if not self.is_plain:
                 logger.warning(
                     "bridge.at-least-once upstream=%s reason=it has no DescribeProducers",
                     self._config.name,
                 )
-            self._is_plain = True
+            self.is_plain = True
             return PLAIN
         shared = producer_key(self._config.name)
         partition = channel.partition
@@ -288,9 +285,11 @@ class Control:
             )
             ends = messages.read_list_offsets(replies[2])
             watermarks = messages.read_list_offsets(replies[3])
-        except UpstreamFault as fault:
+        except Exception as error:
+            if not isinstance(error, UpstreamFault):
+                logger.error("bridge.bug broker=%d", lane.broker_id, exc_info=error)
             for channel in channels:
-                channel.core.ask_failed(str(fault), self._clock_ms())
+                channel.core.ask_failed(str(error) or repr(error), self._clock_ms())
             return
         finally:
             lane.is_asking = False

@@ -122,10 +122,8 @@ class Replicator:
         """What to read and frame; `loaded` or `load_failed` must follow. One is out at a time."""
         if not self._may_send() or self.identity is None:
             return None
-        shape = self._remedies.shape()
-        return self.pipeline.plan(
-            now_ms, bytes_free=bytes_free, identity=self.identity, shape=shape
-        )
+        shape, identity = self._remedies.shape(), self.identity
+        return self.pipeline.plan(now_ms, bytes_free=bytes_free, identity=identity, shape=shape)
 
     def next_batch(self, now_ms: int) -> Outgoing | None:
         """The batch that may go into a Produce now; `sent` must follow if it does."""
@@ -360,10 +358,8 @@ class Replicator:
         if end > known.cursor:
             self.counts.forgotten += 1
             self._remedies.mark_until(end)
-            log.warning(
-                "bridge.forgotten partition=%s marked_from=%d marked_to=%d",
-                *(self.label, known.cursor, end),
-            )
+            span = (self.label, known.cursor, end)
+            log.warning("bridge.forgotten partition=%s marked_from=%d marked_to=%d", *span)
         if known.cursor < self._start_offset:
             self._count_dropped(known.cursor, self._start_offset)
         self._go_on(known.cursor)
@@ -377,10 +373,8 @@ class Replicator:
                 self._renew(f"the upstream's last sequence {sequence} is none to go on from")
                 return
             self.counts.upstream_lost += known.cursor - offset
-            log.error(
-                "bridge.upstream-lost partition=%s from=%d to=%d",
-                *(self.label, offset, known.cursor),
-            )
+            span = (self.label, offset, known.cursor)
+            log.error("bridge.upstream-lost partition=%s from=%d to=%d", *span)
             known.lost(offset)
         known.appended(offset, standing)
         if offset < self._start_offset:

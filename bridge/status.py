@@ -43,6 +43,8 @@ class BridgeStatus:
     connected: bool
     """A broker answered lately (see `last_answer_age_ms`); an open socket is not enough."""
     last_answer_age_ms: int | None
+    is_exactly_once: bool
+    """False for an upstream that cannot be asked what it has (not Apache Kafka): at least once."""
     cluster_id: str | None
     broker_count: int
     """Brokers that a connection is open to and that lead a partition."""

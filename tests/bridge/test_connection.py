@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from bridge.config import Address, UpstreamConfig
-from bridge.connection import Connection, open_connection
+from bridge.connection import Connection
 from bridge.errors import ProtocolMismatch, Unreachable
 
 _API_VERSIONS = 18
@@ -57,7 +57,9 @@ async def peer() -> AsyncIterator[Peer]:
 async def _open(peer: Peer, closed: Callable[[Connection], None] = lambda _: None) -> Connection:
     address = Address(host="127.0.0.1", port=await peer.start())
     config = UpstreamConfig(name="u", bootstrap=(address,))
-    return await open_connection(address, config, closed)
+    connection = Connection(address, config, closed)
+    await connection.open(connect_timeout_ms=3000)
+    return connection
 
 
 async def _send_much(connection: Connection, answered: list[object]) -> None:
@@ -118,9 +120,10 @@ async def test_nobody_there_and_nobody_answering_are_unreachable(peer: Peer) -> 
     port = await peer.start()
     config = UpstreamConfig(name="u", bootstrap=(Address(host="127.0.0.1", port=port),))
     peer.is_silent = True
-    silent = Connection(config.bootstrap[0], config, lambda _: None)
+    connection = Connection(config.bootstrap[0], config, lambda _: None)
     with pytest.raises(Unreachable, match="no answer within 200 ms"):
-        await silent.open(connect_timeout_ms=200)
+        await connection.open(connect_timeout_ms=200)
     peer.close()
+    connection = Connection(config.bootstrap[0], config, lambda _: None)
     with pytest.raises(Unreachable, match=str(port)):
-        await open_connection(config.bootstrap[0], config, lambda _: None)
+        await connection.open(connect_timeout_ms=200)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.bridge.simulation import Simulation
 
-_RUNS = int(os.environ.get("SLUICEGATE_RUNS", "150"))
+_RUNS = int(os.environ.get("SLUICEGATE_RUNS", "60"))
 _ONE = os.environ.get("SLUICEGATE_SEED")
 _SEEDS = [int(_ONE)] if _ONE else range(_RUNS)
 _NEAR_WRAP = (1 << 31) - 40
