@@ -80,6 +80,8 @@ class Gateway:
         self._ended = asyncio.Event()
         self._stop_deadline = float("inf")
         self._failure: StartFailed | None = None
+        self._reload_lock = asyncio.Lock()
+        self._reloads: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Starts, says that it is ready, and stops on SIGTERM or SIGINT. Raises StartFailed."""
@@ -101,7 +103,7 @@ class Gateway:
         listener = bind(config.listen)
         parts.callback(listener.close)
         self._log = open_log(config)
-        parts.callback(self._log.close)
+        parts.callback(self._close_log)
         self._committer = Committer(self._log, self._loop)
         parts.push_async_callback(self._within, "committer", self._committer.close)
         self._committer.add_participant(self)
@@ -141,15 +143,30 @@ class Gateway:
             # The parts after this one must stop all the same.
             _log.exception("gateway.stop_failed part=%s", part)
 
+    def _close_log(self) -> None:
+        try:
+            self._log.close()
+        except OSError as error:
+            # Full or failing: what was acknowledged is in the journal, for the next start.
+            _log.error("gateway.close_failed cause=%s", error)
+
     # -- signals
 
     def _end(self, number: signal.Signals) -> None:
-        _log.info("gateway.stopping signal=%s", number.name)
-        self._stop_deadline = self._loop.time() + STOP_S_MAX
-        self._ended.set()
+        if not self._ended.is_set():
+            _log.info("gateway.stopping signal=%s", number.name)
+            self._stop_deadline = self._loop.time() + STOP_S_MAX
+            self._ended.set()
 
     def _reload_soon(self) -> None:
-        self._reload_task = self._loop.create_task(self._reload(), name="reload")
+        task = self._loop.create_task(self._reload_in_turn(), name="reload")
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload_in_turn(self) -> None:
+        async with self._reload_lock:
+            if not self._ended.is_set():
+                await self._reload()
 
     async def _reload(self) -> None:
         try:
@@ -183,10 +200,13 @@ class Gateway:
         self._bridges[upstream.name] = bridge
 
     async def _stop_bridges(self) -> None:
-        await asyncio.gather(
-            *(self._within(f"bridge {name}", each.stop) for name, each in self._bridges.items())
-        )
-        self._bridges.clear()
+        # A reload that is under way would start others behind our back.
+        async with self._reload_lock:
+            running = self._bridges.items()
+            await asyncio.gather(
+                *(self._within(f"bridge {name}", each.stop) for name, each in running)
+            )
+            self._bridges.clear()
 
     async def _change_bridges(
         self, old: tuple[UpstreamConfig, ...], new: tuple[UpstreamConfig, ...]

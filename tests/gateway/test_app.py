@@ -172,6 +172,19 @@ def test_sighup_starts_and_ends_upstreams(tmp_path: Path) -> None:
         publish(connect(gateway), "a/b", 1)
 
 
+def test_many_sighups_at_once_are_done_one_after_the_other(tmp_path: Path) -> None:
+    config = tmp_path / "gateway.toml"
+    upstream = f'[upstream.one]\nurl = "kafka://127.0.0.1:{free_port()}"\n'
+    config.write_text(upstream)
+    with GatewayProcess(tmp_path / "data", config=config) as gateway:
+        for number in range(20):
+            config.write_text("" if number % 2 else upstream)
+            gateway.send(signal.SIGHUP)
+        publish(connect(gateway), "a/b", 1)
+        assert gateway.terminate() == 0
+        assert "Traceback" not in gateway.output_since_start()
+
+
 def test_sighup_says_what_needs_a_restart(tmp_path: Path) -> None:
     config = tmp_path / "gateway.toml"
     config.write_text("")
