@@ -9,6 +9,7 @@ mosquitto.
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import shutil
 import signal
@@ -213,6 +214,7 @@ def measure_start(report: Report, directory: Path, arguments: argparse.Namespace
             if log_bytes:
                 report.progress(f"start: writing a log of {log_bytes >> 20} MiB")
                 fill(server.data, log_bytes)
+                os.sync()  # or the disk is still busy with it while the start is timed
             for _ in range(arguments.repetitions):
                 leave(server, signal.Signals[ended])
                 began = time.monotonic()

@@ -8,11 +8,12 @@ confluent-kafka's producer with the same messages, zstd and linger.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bench.backlog import driven_log, store
@@ -30,6 +31,9 @@ from tests.rigs.upstream import end_offsets
 _PARTITION_COUNT = 3
 _LIVE_DEVICE_COUNT = 50
 _LIVE_INTERVAL_MS = 1_000
+
+Client = Callable[[KafkaCluster, str, Path, list[Reading]], None]
+"""Brings readings to a topic through the node's uplink listener; returns when they are there."""
 
 
 class Uplink:
@@ -62,19 +66,20 @@ def measure_uplink(report: Report, directory: Path, *, quick: bool) -> Table:
         uplink = Uplink(kafka)
         backlog = _backlog(stored_count)
         live = _live(live_s)
-        for what, source, clients in (
-            ("backlog", backlog, (_drain_sluicegate, _drain_confluent)),
-            ("live, 50 readings a second", live, (_live_sluicegate, _live_confluent)),
-        ):
+        kinds: list[tuple[str, list[Reading], dict[str, Client]]] = [
+            ("backlog", backlog, {"sluicegate": _drain_sluicegate, "confluent": _drain_confluent}),
+            ("live, linger 50 ms", live, _live_clients(50)),
+            ("live, linger 1 s", live, _live_clients(1_000)),
+        ]
+        for what, source, clients in kinds:
             raw = sum(len(each.payload) + len(each.device.topic) for each in source)
-            for client in clients:
-                topic = f"uplink{client.__name__.replace('_', '-')}"
+            for name, client in clients.items():
+                topic = f"{name}-{len(table.rows)}"
                 kafka.create_topic(topic, _PARTITION_COUNT)
                 counted: list[int] = []
                 with uplink.counted(counted):
                     client(kafka, topic, directory, source)
                 up, down = counted
-                name = client.__name__.rpartition("_")[2]
                 table.add(
                     what,
                     name,
@@ -89,7 +94,10 @@ def measure_uplink(report: Report, directory: Path, *, quick: bool) -> Table:
                 )
                 report.progress(f"uplink: {what}, {name}: {up / len(source):.1f} bytes a message")
     table.notes.append("TCP payload through a proxy; IP and TCP headers come on top for everybody")
-    table.notes.append("live: linger 50 ms for both, so few records share a request")
+    table.notes.append(
+        f"live: {_LIVE_DEVICE_COUNT} devices with a reading a second each; what comes within the"
+        " linger shares a request"
+    )
     return table
 
 
@@ -136,8 +144,15 @@ def _drain(client: str, kafka: KafkaCluster, topic: str, *more: str) -> None:
     _wait_for(kafka, topic, json.loads(finished.stdout)["count"])
 
 
+def _live_clients(linger_ms: int) -> dict[str, Client]:
+    return {
+        "sluicegate": functools.partial(_live_sluicegate, linger_ms),
+        "confluent": functools.partial(_live_confluent, linger_ms),
+    }
+
+
 def _live_sluicegate(
-    kafka: KafkaCluster, topic: str, directory: Path, source: list[Reading]
+    linger_ms: int, kafka: KafkaCluster, topic: str, directory: Path, source: list[Reading]
 ) -> None:
     server = GatewayServer(
         directory,
@@ -145,6 +160,7 @@ def _live_sluicegate(
         partition_count=_PARTITION_COUNT,
         more_config=(
             f'[upstream.bench]\nurl = "kafka://{kafka.uplink_bootstrap}"\ntopic = "{topic}"\n'
+            f"linger_ms = {linger_ms}\n"
         ),
     )
     server.start()
@@ -158,7 +174,7 @@ def _live_sluicegate(
 
 
 def _live_confluent(
-    kafka: KafkaCluster, topic: str, directory: Path, source: list[Reading]
+    linger_ms: int, kafka: KafkaCluster, topic: str, directory: Path, source: list[Reading]
 ) -> None:
     from confluent_kafka import Producer
 
@@ -167,7 +183,7 @@ def _live_confluent(
             "bootstrap.servers": kafka.uplink_bootstrap,
             "enable.idempotence": True,
             "compression.type": "zstd",
-            "linger.ms": 50,
+            "linger.ms": linger_ms,
             "partitioner": "murmur2_random",
         }
     )
