@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from bench.all import put_into
 from bench.mqtt_probe import _packet, _split
 from bench.report import Sample, Table
 
@@ -26,3 +31,13 @@ def test_the_probe_reads_packets_as_they_were_made() -> None:
     kind, first, rest = found
     assert (kind, first, rest) == (0x30, body, b"\x40\x02\x00\x01")
     assert _split(data[:200]) is None
+
+
+def test_a_report_is_put_between_the_markers_of_a_document(tmp_path: Path) -> None:
+    document = tmp_path / "doc.md"
+    document.write_text("# Title\n<!-- report -->\nold\n<!-- /report -->\nrest\n")
+    put_into(document, "new\n")
+    assert document.read_text() == ("# Title\n<!-- report -->\n\nnew\n\n<!-- /report -->\nrest\n")
+    document.write_text("none")
+    with pytest.raises(ValueError, match="has no"):
+        put_into(document, "new")
