@@ -12,7 +12,6 @@ record, marked `mqtt.dup`, and the fleet's ledger knows of each (MQTT 5.0, 4.3.2
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,15 +32,9 @@ from tests.rigs.upstream import end_offsets
 
 PARTITION_COUNT = 3
 STREAM = "mqtt"
+TOPIC = "everything-mqtt"
 # The fleet publishes until everything has happened; this only bounds it.
 FLEET_S = 300.0
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[KafkaCluster]:
-    """Its own three brokers: the topic is named by the stream, and a broker is killed."""
-    with KafkaCluster(tmp_path / "kafka", node_count=3) as cluster:
-        yield cluster
 
 
 def stored_records(data: Path) -> list[list[tuple[object, ...]]]:
@@ -78,6 +71,7 @@ class Calamities:
         self.uplink_cut_count = 0
         self.kill_count = 0
         self.broker_kill_count = 0
+        self._dead: int | None = None
 
     def publishing_goes_on(self, count: int) -> None:
         """Waits until so many more were acknowledged; the fleet is still publishing."""
@@ -101,35 +95,35 @@ class Calamities:
         self.kill_count += 1
         self._gateway.start()
 
-    def kill_leader(self) -> int:
-        leader = self._cluster.describe(STREAM)[0].leader
-        self._cluster.kill(leader)
+    def kill_leader(self) -> None:
+        self._dead = self._cluster.describe(TOPIC)[0].leader
+        self._cluster.kill(self._dead)
         self.broker_kill_count += 1
-        return leader
+
+    def repair(self) -> None:
+        """The uplink and the broker are back."""
+        self._cluster.restore_uplink()
+        if self._dead is not None:
+            dead, self._dead = self._dead, None
+            self._cluster.restart(dead)
 
 
-def everything_breaks(
-    cluster: KafkaCluster, gateway: GatewayProcess, fleet: FleetProcess
-) -> Calamities:
-    happened = Calamities(cluster, gateway, fleet)
-    wait_for(fleet.ledger_file.exists, timeout=20, what="the fleet's ledger")
+def everything_breaks(happened: Calamities) -> None:
     happened.publishing_goes_on(2000)
     happened.cut_uplink(silently=False)
     happened.publishing_goes_on(1500)
-    cluster.restore_uplink()
+    happened.repair()
     happened.publishing_goes_on(1500)
     happened.kill_gateway()
     happened.publishing_goes_on(1500)
-    dead = happened.kill_leader()
+    happened.kill_leader()
     happened.publishing_goes_on(1500)
     happened.cut_uplink(silently=True)
     happened.publishing_goes_on(1500)
     happened.kill_gateway()
     happened.publishing_goes_on(1500)
-    cluster.restore_uplink()
-    cluster.restart(dead)
+    happened.repair()
     happened.publishing_goes_on(200)
-    return happened
 
 
 def wait_until_all_is_upstream(cluster: KafkaCluster, *, at_least: int) -> None:
@@ -139,7 +133,7 @@ def wait_until_all_is_upstream(cluster: KafkaCluster, *, at_least: int) -> None:
 
     def settled() -> bool:
         nonlocal seen, quiet_since
-        count = sum(end_offsets(cluster.bootstrap, STREAM).values())
+        count = sum(end_offsets(cluster.bootstrap, TOPIC).values())
         if count != seen:
             seen, quiet_since = count, time.monotonic()
         return count >= at_least and time.monotonic() - quiet_since > 4
@@ -150,16 +144,22 @@ def wait_until_all_is_upstream(cluster: KafkaCluster, *, at_least: int) -> None:
 @need_java
 @pytest.mark.e2e
 def test_every_acknowledged_message_is_in_kafka_exactly_once(
-    cluster: KafkaCluster, tmp_path: Path
+    kafka3: KafkaCluster, tmp_path: Path
 ) -> None:
-    gateway = GatewayProcess(tmp_path / "data", upstream=f"kafka://{cluster.uplink_bootstrap}")
+    cluster = kafka3
+    config = tmp_path / "gateway.toml"
+    upstream = f'url = "kafka://{cluster.uplink_bootstrap}"\ntopic = "everything-{{stream}}"\n'
+    config.write_text(f"[upstream.central]\n{upstream}")
+    gateway = GatewayProcess(tmp_path / "data", config=config)
     fleet = FleetProcess(
         tmp_path, port=gateway.port, device_count=200, seconds=FLEET_S, rate=2, seed=4
     )
+    happened = Calamities(cluster, gateway, fleet)
     gateway.start()
     fleet.start()
     try:
-        happened = everything_breaks(cluster, gateway, fleet)
+        wait_for(fleet.ledger_file.exists, timeout=20, what="the fleet's ledger")
+        everything_breaks(happened)
         fleet.end()
         status = fleet.wait()
     except BaseException:
@@ -167,6 +167,8 @@ def test_every_acknowledged_message_is_in_kafka_exactly_once(
         gateway.kill()
         print(gateway.output.read_text()[-8000:])
         raise
+    finally:
+        happened.repair()
     assert status == 0, fleet.output.read_text()
     assert happened.uplink_cut_count == happened.kill_count == 2
     assert happened.broker_kill_count == 1
@@ -178,7 +180,7 @@ def test_every_acknowledged_message_is_in_kafka_exactly_once(
     wait_until_all_is_upstream(cluster, at_least=len(ledger.acknowledged()))
     assert gateway.terminate() == 0
 
-    records = read_topic(cluster.bootstrap, STREAM)
+    records = read_topic(cluster.bootstrap, TOPIC)
     placed = default_partitions(
         cluster.bootstrap, [name.encode() for name in ledger.headers], PARTITION_COUNT
     )
