@@ -36,8 +36,6 @@ SHELLS = {
 READS_THE_WORLD = SHELLS | {"gateway/cli.py", "log/files.py", "log/opening.py", "log/store.py"}
 
 LINES_MAX = 400
-# One state machine whose parts only make sense beside each other.
-LONGER_LINES_MAX = {"bridge/replicator.py": 550}
 TEST_LINES_MAX = 600
 
 # The words of a file call: of builtins, of os, of pathlib.
@@ -134,7 +132,7 @@ def test_no_source_file_is_longer_than_a_reader_holds_in_mind() -> None:
     for file in modules(*PACKAGES, "firmware-sim", "bench", "tests"):
         most = TEST_LINES_MAX if name_of(file).startswith("tests/") else LINES_MAX
         count = len(file.read_text().splitlines())
-        if count > LONGER_LINES_MAX.get(name_of(file), most):
+        if count > most:
             long[name_of(file)] = count
     assert long == {}
 
