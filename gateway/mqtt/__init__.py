@@ -8,8 +8,10 @@
     session, sessions        what outlives a connection; the table of clients
     inbound                  what a PUBLISH means: topic, route, record
     admission, control       CONNECT, and every other packet that is no PUBLISH
-    connection               one connection: framing, and the hot path of PUBLISH
-    broker                   rounds of acknowledgements, local deliveries
+    connection               ... and its reading half: framing, and the hot path of PUBLISH
+    broker                   what all connections share: rounds, storing, backpressure
+    fanout                   a durable round to its local subscribers
+    endpoint                 a connection's sending half and its life
     server                   asyncio: the only module here that knows a socket
 
 The package re-exports nothing, for routing needs `topics` without the server.

@@ -14,17 +14,15 @@ Sans-I/O: it calls the committer's `request` and the connections' wires, and is 
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from gateway.ingest import Ingest, Route
 from gateway.limits import MqttLimits
-from gateway.mqtt.delivery import Delivery, Message, encode_delivery
 from gateway.mqtt.errors import ServerShuttingDown, StorageFailed
+from gateway.mqtt.fanout import Counters, Published, deliver
 from gateway.mqtt.packets import Will
-from gateway.mqtt.properties import Properties
-from gateway.mqtt.session import Target
 from gateway.mqtt.sessions import SessionTable
 from log import Log, LogError, Partition, RecordTemplate
 
@@ -70,18 +68,6 @@ class NoListener:
         pass
 
 
-class Published(NamedTuple):
-    """A run of messages of one route, for the local subscribers in `targets`."""
-
-    route: Route
-    targets: Sequence[Target]
-    qos: int
-    retain: bool
-    properties: Properties
-    received_at_ms: int
-    payloads: Sequence[bytes]
-
-
 class Arrival(NamedTuple):
     """A run of messages that was read and is not yet in the log; made by hand in the hot path."""
 
@@ -97,15 +83,6 @@ class Round(NamedTuple):
 
     acknowledgements: "list[tuple[Endpoint, bytes, int]]"
     published: list[Published]
-
-
-@dataclass(slots=True)
-class Counters:
-    """Totals since the start."""
-
-    connections_refused: int = 0
-    messages_refused: int = 0
-    deliveries_dropped: int = 0
 
 
 class Broker:
@@ -145,6 +122,7 @@ class Broker:
         self.is_holding = False
         """Connections are not read, for the log cannot keep up."""
         self.counters = Counters()
+        self._reported = Counters()
         self.storage_error: LogError | None = None
         self.is_draining = False
 
@@ -169,7 +147,7 @@ class Broker:
         for connection, data, count in token.acknowledgements:
             connection.acknowledge(data, count)
         if token.published:
-            self._deliver(token.published)
+            deliver(token.published, self.counters, self.now_ms())
 
     def failed(self, error: BaseException) -> None:
         self.storage_failed(error if isinstance(error, LogError) else LogError(str(error)))
@@ -276,6 +254,7 @@ class Broker:
                 run.qos,
                 run.retain,
                 run.message_properties,
+                len(run.properties),
                 self.now_ms(),
                 payloads,
             )
@@ -301,63 +280,12 @@ class Broker:
                     will.qos,
                     will.retain,
                     will.properties,
+                    0,
                     self.now_ms(),
                     (will.payload,),
                 )
             )
         self.request()
-
-    def _deliver(self, round_published: list[Published]) -> None:
-        now_ms = self.now_ms()
-        output: dict[Endpoint, list[bytes]] = {}
-        for published in round_published:
-            expiry_s = published.properties.message_expiry_s
-            expires_at_ms = None if expiry_s is None else published.received_at_ms + expiry_s * 1000
-            topic = published.route.topic.encode()
-            for payload in published.payloads:
-                message = Message(
-                    topic, payload, published.retain, published.properties, expires_at_ms
-                )
-                self._deliver_one(message, published.qos, published.targets, now_ms, output)
-        for connection, parts in output.items():
-            connection.send(b"".join(parts))
-
-    def _deliver_one(
-        self,
-        message: Message,
-        publish_qos: int,
-        targets: Sequence[Target],
-        now_ms: int,
-        output: "dict[Endpoint, list[bytes]]",
-    ) -> None:
-        encoded: dict[tuple[int, bool, tuple[int, ...]], bytes] = {}
-        for session, qos, retain_as_published, subscription_ids in targets:
-            delivery = Delivery(
-                message,
-                min(qos, publish_qos),
-                message.retain and retain_as_published,
-                subscription_ids,
-            )
-            connection = session.connection
-            if delivery.qos == 0:
-                if connection is None:
-                    continue
-                if not connection.is_writable:
-                    self.counters.deliveries_dropped += 1
-                    continue
-                variant = (connection.level, delivery.retain, subscription_ids)
-                data = encoded.get(variant)
-                if data is None:
-                    data = encode_delivery(delivery, connection.level, 0, now_ms)
-                    encoded[variant] = data
-                if not connection.accepts_size(len(data)):
-                    self.counters.deliveries_dropped += 1
-                    continue
-            else:
-                can_send = connection is not None and connection.is_writable
-                data = session.outbox.push(delivery, now_ms, can_send=can_send)
-            if data and connection is not None:
-                output.setdefault(connection, []).append(data)
 
     def gone(self, connection: "Endpoint", will: Will | None) -> None:
         """A connection has ended, for whatever reason; called once."""
@@ -376,6 +304,18 @@ class Broker:
             connection.sweep(now_ms)
         for session, will in self.sessions.sweep(now_ms):
             self.publish_will(session.client_id, will)
+        self._report()
+
+    def _report(self) -> None:
+        """What was refused or dropped is said, once a sweep."""
+        now, before = self.counters, self._reported
+        if now.messages_refused > before.messages_refused:
+            count = now.messages_refused - before.messages_refused
+            _log.warning("mqtt.messages_refused count=%d", count)
+        if now.deliveries_dropped > before.deliveries_dropped:
+            count = now.deliveries_dropped - before.deliveries_dropped
+            _log.warning("mqtt.deliveries_dropped count=%d reason=slow_subscriber", count)
+        self._reported = replace(now)
 
     def routes_changed(self) -> None:
         """The routing table was replaced: connections forget what they resolved."""

@@ -35,11 +35,15 @@ if TYPE_CHECKING:
     from gateway.mqtt.inbound import Inbound, Run
     from gateway.mqtt.session import Session
 
+_CONNECT_5_0 = b"\0\4MQTT\5"
 _PUBACK = b"\x40\x02"
 _PUBREC = b"\x50\x02"
 _ID_0 = b"\0\0"
 _INBOX_BYTES_MAX = 1 << 20
 """A turn of the loop may read 64 KiB from each of thousands of connections: not all into memory."""
+
+_LONE_BYTES_MAX = 1024
+"""Lone messages are not counted against `_INBOX_BYTES_MAX`, for they are small."""
 
 _NO_PREFIX: tuple[bytes, ...] = ()
 """Nothing begins with one of no prefixes."""
@@ -118,9 +122,14 @@ class Connection(Endpoint):
             packet_id = data[at : at + 2]
             at += 2
             properties = run.properties
-            if packet_id != _ID_0 and (not properties or data.startswith(properties, at)):
+            count = self.unacknowledged_count
+            if (
+                count < self._receive_max
+                and packet_id != _ID_0
+                and (not properties or data.startswith(properties, at))
+            ):
                 self.is_active = True
-                self.unacknowledged_count += 1
+                self.unacknowledged_count = count + 1
                 broker = self._broker
                 inbox = broker.inbox
                 if not inbox:
@@ -154,6 +163,8 @@ class Connection(Endpoint):
         if not isinstance(frame, Frame):
             self._needed_bytes = frame
             return 0
+        if data.startswith(_CONNECT_5_0, frame.start):
+            self.level = LEVEL_5_0  # so that a bad CONNECT is answered with its reason
         packet = decode_packet(frame.first_byte, Reader(data, frame.start, frame.stop), 0)
         assert isinstance(packet, Connect)
         admit(self, self._broker, packet)
@@ -256,7 +267,8 @@ class Connection(Endpoint):
             position = stop
         if values:
             self._store(run, values, ids)
-        self._lone_bytes = self._size if qos == 1 and self._run is not None else 0
+        is_lone = qos == 1 and self._run is not None and self._size <= _LONE_BYTES_MAX
+        self._lone_bytes = self._size if is_lone else 0
         broker = self._broker
         broker.inbox_bytes += end
         if broker.inbox_bytes > _INBOX_BYTES_MAX:
@@ -312,7 +324,8 @@ class Connection(Endpoint):
             session.received.discard(packet_id)
             self.refuse(error, [_PUBREC + id_bytes], 1)
             return
-        broker.match(run.route)
+        if run.route.matched_version != broker.tree.version:
+            broker.match(run.route)
         if run.route.targets:
             broker.publish(run, [value])
         if self.is_unseen:

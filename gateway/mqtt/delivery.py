@@ -16,16 +16,25 @@ from gateway.mqtt.reason_codes import ReasonCode
 from gateway.mqtt.wire import encode_binary, encode_varint
 
 _PACKET_ID_MAX = 65_535
+_MESSAGE_OVERHEAD_BYTES = 400
+"""Memory of a message that waits, beside its payload: measured. Queues are bounded by memory."""
 
 
 class Message(NamedTuple):
-    """A message as it was published: `topic` as UTF-8, `properties` of a 5.0 publisher."""
+    """A message as it was published: `topic` as UTF-8, `properties` of a 5.0 publisher, which were
+    `properties_bytes` on the wire."""
 
     topic: bytes
     payload: bytes
     retain: bool = False
     properties: Properties = NO_PROPERTIES
     expires_at_ms: int | None = None
+    properties_bytes: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory, about."""
+        return len(self.payload) + self.properties_bytes + _MESSAGE_OVERHEAD_BYTES
 
 
 class Delivery(NamedTuple):
@@ -116,7 +125,7 @@ class Outbox:
         """One message of QoS 1 or 2; b"" when it has to wait (or was dropped)."""
         if can_send and not self._queue and len(self._in_flight) < self._window:
             return self._send(delivery, now_ms)
-        size = len(delivery.message.payload) + len(delivery.message.topic)
+        size = delivery.message.size_bytes
         if self._queue_bytes + size > self._queue_bytes_max:
             self.dropped_count += 1
             return b""
@@ -162,7 +171,7 @@ class Outbox:
         parts: list[bytes] = []
         while self._queue and len(self._in_flight) < self._window:
             delivery = self._queue.popleft()
-            self._queue_bytes -= len(delivery.message.payload) + len(delivery.message.topic)
+            self._queue_bytes -= delivery.message.size_bytes
             parts.append(self._send(delivery, now_ms))
         return b"".join(parts)
 

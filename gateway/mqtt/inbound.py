@@ -22,6 +22,9 @@ from gateway.mqtt.wire import Reader, decode_utf8
 _RUNS_MAX = 64
 """Runs kept for one connection: a device has a handful of topics, and a run takes some 1 KiB."""
 
+_RUN_KEY_BYTES_MAX = 1024
+"""A run with more topic and properties than this is not kept beyond its messages."""
+
 _ROUTES_MAX = 64
 
 
@@ -133,7 +136,7 @@ class Inbound:
             self._routes[name] = route
         run = Run(first_byte, topic, properties, route, given, self._ingest)
         # What an alias stands for may change, so a run with one is only valid while it is current.
-        if given.topic_alias is None:
+        if given.topic_alias is None and len(key) <= _RUN_KEY_BYTES_MAX:
             if len(self._runs) >= _RUNS_MAX:
                 self._runs.clear()
             self._runs[key] = run

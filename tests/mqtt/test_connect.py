@@ -116,6 +116,32 @@ def test_a_large_first_packet_is_refused_by_its_length(world: World) -> None:
     assert client.is_closed
 
 
+@pytest.mark.parametrize(
+    ("connect", "reason"),
+    [
+        ("10 10 0004 4D515454 05 02 0000 03 21 0000 0000", ReasonCode.PROTOCOL_ERROR),
+        ("10 0D 0004 4D515454 05 03 0000 00 0000", ReasonCode.MALFORMED_PACKET),
+        ("10 0D 0004 4D515454 05 02 0000 00 0009", ReasonCode.MALFORMED_PACKET),
+        ("10 0E 0004 4D515454 05 02 0000 00 0001 00", ReasonCode.MALFORMED_PACKET),
+        (
+            "10 18 0004 4D515454 05 06 0000 00 0001 61 03 21 0001 0001 62 0001 63",
+            ReasonCode.MALFORMED_PACKET,
+        ),
+    ],
+    ids=["Receive Maximum 0", "reserved flag", "cut short", "NUL", "will property (CVE-2023-3592)"],
+)
+def test_a_bad_connect_of_5_0_is_answered_with_its_reason(
+    world: World, connect: str, reason: ReasonCode
+) -> None:
+    """3.1.4, 4.13"""
+    client = world.client(5)
+    client.send_bytes(bytes.fromhex(connect))
+    (answer,) = client.got()
+    assert isinstance(answer, ConnAck)
+    assert answer.code == reason
+    assert client.is_closed
+
+
 def test_a_second_connect_is_a_protocol_error(world: World) -> None:
     """[MQTT-3.1.0-2]"""
     client = world.connected(level=5)

@@ -408,6 +408,14 @@ def test_more_than_receive_maximum_is_a_5_0_fault(tmp_path: Path) -> None:
     assert ended_with(client) == ReasonCode.RECEIVE_MAXIMUM_EXCEEDED
 
 
+def test_lone_messages_beyond_receive_maximum_are_a_5_0_fault(tmp_path: Path) -> None:
+    world = World(tmp_path, receive_max=3)
+    client = world.connected()
+    for number in range(1, 6):
+        client.send(publish(number))
+    assert ended_with(client) == ReasonCode.RECEIVE_MAXIMUM_EXCEEDED
+
+
 def test_unreleased_qos_2_counts_against_receive_maximum(tmp_path: Path) -> None:
     world = World(tmp_path, receive_max=3)
     client = world.connected()
