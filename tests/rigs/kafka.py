@@ -131,6 +131,9 @@ class _Node:
             # A killed node is noticed in 3 s, not in 9: the tests wait for that.
             "broker.session.timeout.ms": "3000",
             "broker.heartbeat.interval.ms": "500",
+            # Producers are forgotten after a day, as everywhere; but a test that shortens the day
+            # does not wait ten minutes for the broker to look.
+            "producer.id.expiration.check.interval.ms": "300",
             **extra,
         }
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -89,9 +89,24 @@ def _ends(consumer: Consumer, topic: str, timeout: float) -> dict[int, tuple[int
     if metadata.error is not None:
         return {}
     return {
-        each: consumer.get_watermark_offsets(TopicPartition(topic, each), timeout=timeout)
+        each: _watermarks(consumer, TopicPartition(topic, each), timeout)
         for each in sorted(metadata.partitions)
     }
+
+
+def _watermarks(consumer: Consumer, partition: TopicPartition, timeout: float) -> tuple[int, int]:
+    """(low, high); asked again while a new leader is chosen or does not know its own yet."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            found = consumer.get_watermark_offsets(partition, timeout=5)
+        except KafkaException:
+            found = None
+        if found is not None:
+            return found
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{partition.topic}-{partition.partition}: no leader tells its end")
+        time.sleep(0.1)
 
 
 def default_partitions(
