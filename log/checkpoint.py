@@ -34,7 +34,8 @@ _NEW_NAME: Final = "checkpoint.new"
 
 class PartitionPoint(msgspec.Struct, frozen=True, kw_only=True):
     """One partition as of the checkpoint. `valid_bytes` of the segment at `segment_base` are
-    synced; what lies from `sealed_end` to `durable_end` is in the journal.
+    synced; what lies from `sealed_end` to `durable_end` is in the journal. What is `lost` was
+    reported.
     """
 
     stream: str
@@ -45,6 +46,7 @@ class PartitionPoint(msgspec.Struct, frozen=True, kw_only=True):
     valid_bytes: int
     sealed_end: int
     durable_end: int
+    lost: list[tuple[int, int]] = []
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):

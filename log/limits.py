@@ -29,10 +29,10 @@ class LogLimits:
     """Appended but not yet durable. Above it publishers are not read: fdatasync sets the pace. In
     memory it is about three times as much: pieces of records, then their frame."""
 
-    tail_bytes_max: int = 8 * MIB
+    tail_bytes_max: int = 4 * MIB
     """Records in memory that are durable but not sealed, over all partitions. Above it publishers
     are not read until sealing has caught up; at half of it the fullest partitions are sealed
-    first. With 24 MiB a flood at QoS 0 took 20 MiB more memory and was not faster.
+    first. With 24 MiB a flood at QoS 0 took 25 MiB more memory and was not faster.
     """
 
     chunk_bytes_max: int = 256 * KIB

@@ -71,6 +71,8 @@ class Partition:
         self.segments = segments
         self.sealed_end = segments[-1].end_offset
         self.tail = Tail(limits, partition_id, self.sealed_end)
+        self.lost: list[tuple[int, int]] = []
+        """Ranges of offsets, both included, that recovery reported as lost, now or earlier."""
 
     def __repr__(self) -> str:
         return f"<Partition {self.stream}-{self.index} {self.start_offset}..{self.durable_end}>"
@@ -112,6 +114,7 @@ class Partition:
             valid_bytes=segment.size_bytes,
             sealed_end=segment.end_offset,
             durable_end=self.durable_end,
+            lost=self.lost,
         )
 
     # -- reading

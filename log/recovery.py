@@ -48,6 +48,7 @@ class Recovery:
         self.state = DurableState()
         self.partitions: dict[int, Partition] = {}
         self.next_partition_id = 1
+        self._lost: dict[tuple[str, int], list[tuple[int, int]]] = {}
         self._met_since_damage: set[int] = set()
         """Partitions of which a frame behind the last damage said where they were."""
         self._seal_soon: set[int] = set()
@@ -59,6 +60,8 @@ class Recovery:
         points = (
             {point.partition_id: point for point in checkpoint.partitions} if checkpoint else {}
         )
+        for point in points.values():
+            self._lost[point.stream, point.index] = list(point.lost)
         self._open_existing(by_name, points)
         if checkpoint:
             self.report.checkpoint_found = True
@@ -112,7 +115,11 @@ class Recovery:
         return known
 
     def _holds_nothing(self, directory: Path) -> bool:
-        for name in self._files.list_directory(directory):
+        try:
+            names = self._files.list_directory(directory)
+        except NotADirectoryError:
+            return True
+        for name in names:
             if name.endswith(".log"):
                 handle = self._files.open(directory / name)
                 try:
@@ -292,8 +299,15 @@ class Recovery:
             if end > partition.end_offset:
                 self._lose(partition.stream, partition.index, partition.end_offset, end - 1, cause)
                 partition.tail.skip_to(end)
+            ranges = self._lost.get((partition.stream, partition.index), [])
+            partition.lost = [each for each in ranges if each[1] >= partition.start_offset]
 
     def _lose(self, stream: str, index: int, first: int, last: int, cause: str) -> None:
+        """Reports a loss, unless an earlier start did: the checkpoint knows."""
+        known = self._lost.setdefault((stream, index), [])
+        if any(low <= first and last <= high for low, high in known):
+            return
+        known.append((first, last))
         self.report.lost.append(
             Lost(
                 stream=stream,

@@ -38,6 +38,11 @@ def spec(name: str = "mqtt", count: int = 1, retention: Retention | None = None)
 
 def commit(log: Log) -> None:
     frame = log.cut()
+    if frame is None:
+        for partition in log.partitions.values():
+            seal(log, partition)
+        checkpoint(log)
+        frame = log.cut()
     assert frame is not None
     log.write([frame])
     log.durable([frame])

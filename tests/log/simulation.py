@@ -348,7 +348,7 @@ class World:
         assert self.disk.open_handle_count == 0, "handles are left open"
         self.recover()
         report = self.opened.recovery
-        assert report.clean, report
+        assert report.lines() == [], report  # an unfinished frame may be left of a crash before
         assert report.records_replayed == 0
 
 

@@ -148,10 +148,15 @@ def test_memory_is_counted_when_it_becomes_durable_and_released_when_it_is_seale
     assert t.bytes == 0
 
 
+def test_a_tail_needs_no_frame_before_something_is_durable() -> None:
+    t = tail()
+    t.append(TEMPLATE, [b"1"], NOW_MS)
+    assert t.first_sequence is None
+
+
 def test_the_oldest_frame_that_is_needed_is_that_of_the_first_chunk() -> None:
     t = tail()
     t.append(TEMPLATE, [b"1"], NOW_MS)
-    assert not t.first_sequence
     commit(t, 5)
     t.append(TEMPLATE, [b"2"], NOW_MS)
     commit(t, 6)
