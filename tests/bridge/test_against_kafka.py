@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from tests.bridge.site import (
     numbers,
     upstream,
 )
-from tests.rigs import KafkaCluster, free_port, need_java
+from tests.rigs import KafkaCluster, free_port, jars, need_java
 
 pytestmark = need_java
 
@@ -191,7 +192,43 @@ async def test_sigkill_of_the_broker_in_the_middle_of_a_drain(
     await assert_exactly_once(kafka.bootstrap, topic, COUNT + 1000)
 
 
-async def test_where_kafka_forgot_the_producer_what_may_be_there_is_sent_again_marked(
+def _forget_producers_after(kafka: KafkaCluster, expiration_ms: int) -> None:
+    """Brokers' default, changed while they run; only Kafka's own tool can name the default."""
+    where = ["--bootstrap-server", kafka.bootstrap, "--entity-type", "brokers", "--entity-default"]
+    what = ["--alter", "--add-config", f"producer.id.expiration.ms={expiration_ms}"]
+    java = ["java", "-Xmx128m", "-XX:TieredStopAtLevel=1", "-cp", f"{jars()}/*"]
+    subprocess.run(
+        [*java, "kafka.admin.ConfigCommand", *where, *what], check=True, capture_output=True
+    )
+
+
+async def test_what_kafka_forgot_after_a_crash_is_sent_again_marked_and_nothing_else_is(
+    kafka: KafkaCluster, tmp_path: Path, topic: str
+) -> None:
+    async with Site(tmp_path, topic) as site:
+        await site.publish(1000)
+        await site.connect(config(kafka.bootstrap))
+        await site.drained()
+        await asyncio.to_thread(_forget_producers_after, kafka, 1000)
+        try:
+            await asyncio.sleep(2.5)
+            await site.publish(1000, first=1000)
+            assert (await site.drained()).partitions[0].resent_count == 0
+            await site.disconnect()
+            site.log.set_cursor(UPSTREAM, site.partition(), 1900)  # the crash came before the last
+            await site.committer.flush()
+            await asyncio.sleep(2.5)
+        finally:
+            await asyncio.to_thread(_forget_producers_after, kafka, 86_400_000)
+        await site.connect(config(kafka.bootstrap))
+        assert (await site.drained()).partitions[0].resent_count == 100
+    records = await upstream(kafka.bootstrap, topic)
+    assert numbers(records) == [*range(2000), *range(1900, 2000)]
+    marked = [each for each in records if each.header(RESENT_HEADER.decode()) == b"1"]
+    assert marked == records[2000:]
+
+
+async def test_where_the_topic_was_made_anew_what_may_be_there_is_sent_again_marked(
     kafka: KafkaCluster, tmp_path: Path, topic: str
 ) -> None:
     """KAFKA: with no state the broker takes anything, so only the mark tells."""
