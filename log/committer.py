@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from log.errors import LogFailed
+from log.guard import call_guarded
 from log.store import Frame, Log
 
 logger = logging.getLogger(__name__)
@@ -138,7 +139,7 @@ class Committer:
         if self.starved or self._log.failure:
             return
         for prepare in self._preparers:
-            prepare()
+            call_guarded(prepare)
         frame = self._log.cut()
         if frame is None and not self._log.round_empty:
             self.starved = True
@@ -146,7 +147,7 @@ class Committer:
             return
         tokens = []
         for participant in self._participants:
-            token = participant.cut()
+            token = call_guarded(participant.cut)
             if token is not None:
                 tokens.append((participant, token))
         if frame is None and not tokens and not self._waiters:
@@ -181,7 +182,7 @@ class Committer:
     def _deliver(self, rounds: Sequence[_Round]) -> None:
         for closed in rounds:
             for participant, token in closed.tokens:
-                participant.durable(token)
+                call_guarded(participant.durable, token)
             for waiter in closed.waiters:
                 if not waiter.done():
                     waiter.set_result(None)
@@ -198,7 +199,7 @@ class Committer:
             if not waiter.done():
                 waiter.set_exception(failure)
         for participant in self._participants:
-            participant.failed(failure)
+            call_guarded(participant.failed, failure)
 
     def _update_congestion(self) -> None:
         log = self._log
@@ -211,7 +212,7 @@ class Committer:
         if not self.congested and self._relief:
             callbacks, self._relief = self._relief, []
             for callback in callbacks:
-                callback()
+                call_guarded(callback)
 
     # -- in the thread
 

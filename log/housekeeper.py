@@ -137,14 +137,13 @@ class Housekeeper:
         self._committer.room_made()
 
     def _checkpoint_due(self) -> bool:
-        """When there is something new and the last one is old; or when it would free room that the
-        journal is short of.
-        """
+        """When it would free journal space that is short, or the last one is old."""
         log = self._log
-        if self._journal_tight() and log.needed_sequence > log.journal.first_sequence:
+        frees = log.needed_sequence > log.journal.first_sequence
+        if frees and self._journal_tight():
             return True
         old = self._loop.time() * 1000 - self._checkpoint_ms >= log.limits.checkpoint_age_ms
-        return old and log.journal.synced_sequence != self._checkpointed_sequence
+        return old and (frees or log.journal.synced_sequence != self._checkpointed_sequence)
 
     async def _checkpoint(self) -> None:
         log = self._log

@@ -28,6 +28,7 @@ from log.checkpoint import Checkpoint, write_checkpoint
 from log.errors import LogFailed, LogFull, UnknownPartition
 from log.files import DiskFiles, Files, wall_clock_ms
 from log.frame import RUN_HEADER_BYTES, Run, StateChange, run_header, state_entry
+from log.guard import call_guarded
 from log.journal import FrameWrite
 from log.limits import LogLimits
 from log.opening import OpenedDirectory, Stream, open_directory
@@ -248,7 +249,7 @@ class Log:
         self._frames += len(frames)
         self._fsyncs += 1
         for listener in self._listeners:
-            listener()
+            call_guarded(listener)
 
     def fail(self, error: Exception) -> LogFailed:
         """The journal could not be written or synced. From now on nothing is appended."""
