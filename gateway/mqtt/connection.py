@@ -235,9 +235,6 @@ class Connection(Endpoint):
                     ids = []
                     inbound = self._inbound
                     assert inbound is not None
-                    self._run = None
-                    self._prefix = _NO_PREFIX
-                    self._lone_bytes = 0
                     run = self._run = inbound.find(first_byte, data, body, stop)
                     qos = run.qos
                     properties = run.properties

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.mqtt import packets as p
@@ -136,11 +136,13 @@ def test_golden_bytes_are_the_packet(level: int, text: str, packet: p.Packet) ->
     assert encode_packet(packet, level) == data
 
 
+@settings(deadline=None)
 @given(packets(4))
 def test_every_packet_of_3_1_1_survives_the_wire(packet: p.Packet) -> None:
     assert decode(encode_packet(packet, 4), 4) == packet
 
 
+@settings(deadline=None)
 @given(packets(5))
 def test_every_packet_of_5_0_survives_the_wire(packet: p.Packet) -> None:
     assert decode(encode_packet(packet, 5), 5) == packet
@@ -216,6 +218,7 @@ def test_a_packet_over_the_limit_is_refused_before_its_body_comes() -> None:
         next_frame(b"\x10\xff\xff\xff\x7f", 0, 5, 16_384)
 
 
+@settings(deadline=None)
 @given(packets(4), st.integers(0, 40))
 def test_a_packet_that_is_cut_short_asks_for_more(packet: p.Packet, kept: int) -> None:
     data = encode_packet(packet, 4)
@@ -249,6 +252,7 @@ def test_a_byte_order_mark_is_no_byte_order_mark() -> None:
 
 
 @pytest.mark.parametrize("level", [4, 5])
+@settings(deadline=None)
 @given(data=st.data())
 def test_a_mutated_packet_raises_only_peer_errors(level: int, data: st.DataObject) -> None:
     packet = bytearray(encode_packet(data.draw(packets(level)), level))

@@ -390,6 +390,32 @@ def test_identifier_0_is_found_among_many(world: World) -> None:
     assert client.is_closed
 
 
+@pytest.mark.parametrize("level", [4, 5])
+@pytest.mark.parametrize("body", ["0003 612F62", "0003 612F62 00", "0003 61", "0004 612F62 0001"])
+def test_a_packet_like_the_one_before_but_too_short_takes_nothing_from_the_next(
+    world: World, level: int, body: str
+) -> None:
+    """The parser's guess is by bytes: it must not see a packet's end where another begins."""
+    client = world.connected(level=level)
+    short = bytes.fromhex(body)
+    following = encode_packet(publish(2), level)
+    client.send_bytes(
+        encode_packet(publish(1), level) + bytes((0x32, len(short))) + short + following * 3
+    )
+    assert client.is_closed
+    world.commit()
+    assert world.values() == [b"payload 1"]
+
+
+def test_a_whole_packet_over_the_limit_is_refused(tmp_path: Path) -> None:
+    world = World(tmp_path, packet_bytes_max=1_000)
+    client = world.connected()
+    client.send(publish(1), Publish(topic="a/b", payload=bytes(1_000), qos=1, packet_id=2))
+    assert ended_with(client) == ReasonCode.PACKET_TOO_LARGE
+    world.commit()
+    assert world.values() == [b"payload 1"]
+
+
 def test_identifier_0_is_found_in_a_lone_packet(world: World) -> None:
     client = world.connected(level=4)
     client.send(publish(1))

@@ -1,7 +1,7 @@
 """Topic names and filters: section 4.7 of MQTT 3.1.1 and 5.0."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.mqtt.errors import TopicFilterInvalid, TopicNameInvalid
@@ -122,6 +122,7 @@ filters = (
 )
 
 
+@settings(deadline=None)
 @given(st.lists(filters, max_size=12), st.lists(filters, max_size=6), names)
 def test_the_tree_finds_what_each_filter_alone_would(
     added: list[str], removed: list[str], topic: str
