@@ -119,13 +119,27 @@ class Chunk:
         self.durable_runs.append((run.records, run.record_count, run.max_timestamp_ms))
         self.durable_bytes += len(run.records)
         self.durable_count += run.record_count
-        if self.complete and len(self.durable_runs) > 1:
-            records, count, newest_ms = _joined(self.durable_runs)
-            self.durable_runs = [(records, count, newest_ms)]
 
-    def block(self) -> Block:
-        """The durable records, of which there is at least one. Any thread may ask."""
-        records, count, newest_ms = _joined(list(self.durable_runs))
+    def join_runs(self) -> None:
+        """Once it is complete, and readers may see all of it: one piece of memory."""
+        if self.complete and len(self.durable_runs) > 1:
+            self.durable_runs = [_joined(self.durable_runs)]
+
+    def block(self, end_offset: int | None = None) -> Block:
+        """The durable records, of which there is at least one. Any thread may ask.
+
+        Of runs that are just becoming durable only those that begin below `end_offset`: a reader in
+        another thread must not be ahead of the durable end that everybody is told.
+        """
+        runs = list(self.durable_runs)
+        if end_offset is not None:
+            at = self.base_offset
+            for index, run in enumerate(runs):
+                if at >= end_offset:
+                    runs = runs[:index]
+                    break
+                at += run[1]
+        records, count, newest_ms = _joined(runs)
         return Block(
             base_offset=self.base_offset,
             base_timestamp_ms=self.base_timestamp_ms,

@@ -149,8 +149,9 @@ class Partition:
         batches: list[StoredBatch] = []
         size = 0
         for chunk in chunks:
-            if chunk.durable_count and chunk.durable_end > offset:
-                batch = stored_batch(frame_block(chunk.block(), compression_level=None))
+            if chunk.base_offset < durable_end and offset < min(chunk.durable_end, durable_end):
+                block = chunk.block(durable_end)
+                batch = stored_batch(frame_block(block, compression_level=None))
                 size += len(batch.data)
                 if batches and size > bytes_max:
                     break

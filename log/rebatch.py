@@ -118,8 +118,8 @@ def rebatch(
 
 
 def gather_blocks(blocks: Sequence[Block], *, bytes_max: int, records_max: int) -> list[Block]:
-    """`blocks` merged with their neighbours up to the bounds; one that is half of a bound stays as
-    it is.
+    """`blocks` merged with their neighbours up to the bounds; one that is a quarter of a bound stays
+    as it is: a bigger one would save 3 % of its bytes, and merging costs ten times the sealing.
     """
     out: list[Block] = []
     group: list[Block] = []
@@ -133,7 +133,7 @@ def gather_blocks(blocks: Sequence[Block], *, bytes_max: int, records_max: int) 
         size = count = 0
 
     for block in blocks:
-        big = len(block.records) * 2 >= bytes_max or block.record_count * 2 >= records_max
+        big = len(block.records) * 4 >= bytes_max or block.record_count * 4 >= records_max
         gap = bool(group) and group[-1].end_offset != block.base_offset
         full = size + len(block.records) > bytes_max or count + block.record_count > records_max
         if big or gap or full:

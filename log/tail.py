@@ -168,6 +168,7 @@ class Tail:
         chunk.add_durable(run)
         self.bytes += len(run.records)
         self.durable_end = chunk.durable_end
+        chunk.join_runs()
         return chunk
 
     def restore(self, run: Run, sequence: int) -> None:

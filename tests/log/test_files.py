@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,25 @@ def test_pieces_beyond_one_system_call_are_written_whole(tmp_path: Path) -> None
     assert files.read_at(handle, 7, 1 << 20) == b"".join(pieces)
     assert files.read_at(handle, 0, 9) == bytes(7) + b"0,"
     assert files.read_at(handle, 1 << 20, 5) == b""
+    files.close(handle)
+
+
+def test_reads_and_writes_that_the_system_cuts_short_are_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = DiskFiles()
+    handle = files.open(tmp_path / "file", create=True)
+    pwritev, pwrite, pread = os.pwritev, os.pwrite, os.pread
+    monkeypatch.setattr(os, "pwritev", lambda h, pieces, at: pwritev(h, [pieces[0][:3]], at))
+    monkeypatch.setattr(os, "pwrite", lambda h, data, at: pwrite(h, data[:5], at))
+    monkeypatch.setattr(os, "pread", lambda h, size, at: pread(h, min(size, 4), at))
+    pieces = [b"0123456789", b"abcdefghijklmnop", b"", b"end"]
+    assert files.write_at(handle, 2, pieces) == 29
+    assert files.read_at(handle, 2, 29) == b"".join(pieces)
+    assert files.read_at(handle, 2, 99) == b"".join(pieces)
+    monkeypatch.setattr(os, "pwrite", lambda *_: 0)
+    with pytest.raises(OSError, match="No space left"):
+        files.write_at(handle, 0, pieces)
     files.close(handle)
 
 

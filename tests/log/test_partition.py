@@ -292,6 +292,22 @@ def test_a_reader_in_another_thread_misses_nothing_while_it_is_written_and_seale
     assert read == [b"%d" % n for n in range(count)]
 
 
+def test_a_reader_is_never_ahead_of_the_durable_end_that_is_told(opened: Open) -> None:
+    """A read in another thread, in the middle of `durable`."""
+    log = opened()
+    partition = log.partition("mqtt", 0)
+    put(log, partition, b"1", b"2")
+    log.append(partition, TEMPLATE, [b"3"])
+    frame = log.cut()
+    assert frame is not None
+    ((_, run),) = frame.runs
+    partition.tail.chunks[-1].add_durable(run)
+    assert partition.durable_end == 2
+    (batch,) = partition.read(0, bytes_max=1 << 20)
+    assert batch.last_offset == 1
+    assert partition.read(2, bytes_max=1 << 20) == []
+
+
 def test_a_reader_of_a_segment_that_is_being_removed_is_told_its_range(
     opened: Open, clock: Clock
 ) -> None:
