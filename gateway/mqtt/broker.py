@@ -188,18 +188,19 @@ class Broker:
         if refused:
             inbox = self._refuse(inbox, refused)
         waiting = self.waiting
-        version = self.tree.version
-        for connection, run, values, acknowledgements, count in inbox:
+        for connection, _, _, acknowledgements, count in inbox:
             if count:
                 if not connection.pending:
                     waiting.append(connection)
                 connection.pending += acknowledgements
                 connection.pending_count += count
-            route = run.route
-            if route.matched_version != version:
-                self.match(route)
-            if route.targets:
-                self.publish(run, values)
+        if len(self.tree):
+            version = self.tree.version
+            for _, run, values, _, _ in inbox:
+                if run.route.matched_version != version:
+                    self.match(run.route)
+                if run.route.targets:
+                    self.publish(run, values)
         self.request()
         if self.committer.congested:
             self._hold_back()

@@ -116,6 +116,17 @@ class Server:
 class _Client(asyncio.Protocol):
     """The wire of one connection (`gateway.mqtt.endpoint.Wire`)."""
 
+    __slots__ = (
+        "_connection",
+        "_fd",
+        "_is_buffered",
+        "_loop",
+        "_server",
+        "_transport",
+        "data_received",
+        "peer",
+    )
+
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         self._server = server
         self._loop = loop
