@@ -22,7 +22,7 @@ class MqttLimits:
     connect_timeout_ms: int = 10_000
     """Time from TCP accept to a whole CONNECT. A slot that says nothing is not held for longer."""
 
-    connect_bytes_max: int = 64 * KIB
+    connect_bytes_max: int = 16 * KIB
     """Size of a CONNECT, checked on its Remaining Length before anything is buffered: before a
     client is known it can make us hold no more than this."""
 
@@ -40,7 +40,7 @@ class MqttLimits:
     topic_bytes_max: int = 4 * KIB
     """Length of a topic name or filter; it is stored in a header of every record."""
 
-    topic_levels_max: int = 64
+    topic_levels_max: int = 200
     """Levels of a topic or filter. Matching walks a trie by level; 65,000 slashes once crashed a
     broker."""
 
