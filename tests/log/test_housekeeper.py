@@ -174,6 +174,21 @@ async def test_room_is_made_although_nothing_was_synced_since_the_last_checkpoin
     await rig.stop()
 
 
+async def test_a_round_that_needs_all_of_a_journal_that_is_hardly_used_gets_it(
+    tmp_path: Path,
+) -> None:
+    rig = Rig(tmp_path)
+    while rig.log.journal.used_bytes * 10 < rig.log.journal.capacity_bytes * 3:
+        rig.append(bytes(5_000))
+        await rig.committer.flush()
+    rig.append(bytes(900_000))
+    flush = asyncio.ensure_future(rig.committer.flush())
+    await eventually(lambda: rig.committer.starved)
+    rig.housekeeper.start()
+    await asyncio.wait_for(flush, 10)
+    await rig.stop()
+
+
 async def test_stopping_while_the_disk_is_in_trouble_does_not_take_long(tmp_path: Path) -> None:
     rig = Rig(tmp_path)
     rig.housekeeper.start()

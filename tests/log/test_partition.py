@@ -234,6 +234,22 @@ def test_it_goes_all_the_same_where_the_stream_says_so(opened: Open, clock: Cloc
     assert remove(log) > 0
 
 
+def test_a_removed_segment_that_is_there_again_is_removed_again(opened: Open, clock: Clock) -> None:
+    log = opened(Retention(bytes_max=40_000, keep_unreplicated=False))
+    fill(log, clock)
+    partition = log.partition("mqtt", 0)
+    path = partition.segments[0].path(".log")
+    content = path.read_bytes()
+    assert remove(log) > 1
+    start = partition.start_offset
+    log.close()
+    path.write_bytes(content)
+    log = opened(Retention(bytes_max=40_000, keep_unreplicated=False))
+    assert log.recovery.lines() == []
+    assert log.partition("mqtt", 0).start_offset == start
+    assert not path.exists()
+
+
 def test_a_deletion_that_fails_is_tried_again(
     opened: Open, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,7 +117,7 @@ def test_a_closed_segment_is_opened_by_its_indexes(filled: Segment) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".index", ".timeindex"])
-@pytest.mark.parametrize("what", ["missing", "empty", "cut", "zeros", "ones", "other"])
+@pytest.mark.parametrize("what", ["missing", "empty", "cut", "short", "zeros", "ones", "other"])
 def test_an_index_that_is_wrong_is_built_again(filled: Segment, suffix: str, what: str) -> None:
     filled.finish()
     right = {each: filled.path(each).read_bytes() for each in (".index", ".timeindex")}
@@ -127,6 +127,7 @@ def test_an_index_that_is_wrong_is_built_again(filled: Segment, suffix: str, wha
             "missing": b"",
             "empty": b"",
             "cut": right[suffix][:-1],
+            "short": right[suffix][: -8 if suffix == ".index" else -12],
             "zeros": bytes(len(right[suffix])),
             "ones": b"\xff" * len(right[suffix]),
             "other": right[suffix][: len(right[suffix]) // 2] * 2,
@@ -142,7 +143,7 @@ def test_an_index_that_is_wrong_is_built_again(filled: Segment, suffix: str, wha
     for offset in range(100, 100 + 3 * COUNT):
         (first, *_) = again.read(offset, bytes_max=1, end_offset=1 << 40)
         assert first.base_offset <= offset <= first.last_offset
-    if suffix == ".timeindex" or what not in ("empty", "missing"):
+    if suffix == ".timeindex" or what not in ("empty", "missing", "short"):
         assert {each: filled.path(each).read_bytes() for each in right} == right
 
 
@@ -163,6 +164,20 @@ def test_any_flipped_bit_of_an_index_misleads_no_reader(filled: Segment) -> None
                 (first, *_) = again.read(offset, bytes_max=1, end_offset=1 << 40)
                 assert first.base_offset <= offset <= first.last_offset
         path.write_bytes(right)
+
+
+def test_an_index_that_is_damaged_while_it_is_in_use_misleads_no_reader(filled: Segment) -> None:
+    filled.finish()
+    right = filled.path(".index").read_bytes()
+    for wrong in (
+        b"\xff" * len(right),
+        b"\x00\x00\x00\x01\xff\xff\xff\xf0",
+        b"\x00\x00\x00\x01\x7f\0\0\0",
+    ):
+        filled.path(".index").write_bytes(wrong)
+        for offset in (100, 131, 170, 219):
+            (first, *_) = filled.read(offset, bytes_max=1, end_offset=1 << 40)
+            assert first.base_offset <= offset <= first.last_offset
 
 
 def test_what_follows_a_broken_header_in_a_closed_segment_is_reported_not_cut(
