@@ -94,7 +94,7 @@ class Connection(Endpoint):
             self.pause_for_storage()
 
     def forget_routes(self) -> None:
-        """The routing table has changed."""
+        """The routing table has changed, or the connection has ended."""
         self._run = None
         self._prefix = _NO_PREFIX
         self._lone_bytes = 0
@@ -217,6 +217,8 @@ class Connection(Endpoint):
                     self._store(run, values, ids)
                     values = []
                     ids = []
+                    if self.is_ended:  # by a log that refused what was just stored
+                        return end
                     handle_control(self, self._broker, first_byte, Reader(data, body, stop))
                     position = stop
                     if self.is_ended:

@@ -201,7 +201,7 @@ class Endpoint:
             self._wire.resume_reading()
 
     def forget_routes(self) -> None:
-        """The routing table has changed; the reading half has what to forget."""
+        """For the reading half."""
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -265,6 +265,7 @@ class Endpoint:
         was_connected = self.is_connected
         self.is_ended = True
         self.is_connected = False
+        self.forget_routes()
         self._wire.close()
         self._broker.gone(self, will)
         if was_connected and not is_takeover:

@@ -212,6 +212,16 @@ def test_a_client_that_is_gone_is_not_written_to(world: World) -> None:
     assert world.values() == [b"payload 1"]
 
 
+def test_what_comes_after_the_end_is_not_taken(world: World) -> None:
+    old = world.connected("same", 4)
+    old.send(publish(1))
+    world.connected("same", 4)
+    old.send(publish(2))
+    old.send(publish(3), publish(4))
+    world.commit()
+    assert world.values() == [b"payload 1"]
+
+
 def test_nothing_is_acknowledged_after_the_log_failed(world: World) -> None:
     old, new = world.connected("old", 4), world.connected("new", 5)
     for client in (old, new):
