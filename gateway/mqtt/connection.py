@@ -217,8 +217,6 @@ class Connection(Endpoint):
                     self._store(run, values, ids)
                     values = []
                     ids = []
-                    if self.is_ended:  # by a log that refused what was just stored
-                        return end
                     handle_control(self, self._broker, first_byte, Reader(data, body, stop))
                     position = stop
                     if self.is_ended:

@@ -48,6 +48,8 @@ def handle_control(
     connection: "Endpoint", broker: "Broker", first_byte: int, reader: Reader
 ) -> None:
     """One packet that is no PUBLISH, from a connected client; raises a PeerError for a bad one."""
+    if connection.is_ended:
+        return  # by a log that refused the messages before this packet
     session = connection.session
     assert session is not None
     if first_byte == 0x10:
