@@ -205,6 +205,34 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     log.close()
 
 
+def test_state_that_only_the_damaged_checkpoint_and_freed_frames_had_is_said_to_be_lost(
+    tmp_path: Path,
+) -> None:
+    log = Log.open(tmp_path / "data", STREAMS, limits=SMALL, now_ms=Clock())
+    partition = log.partition("mqtt", 0)
+    expected: list[bytes | None] = []
+
+    def write(count: int) -> None:
+        for _ in range(count):
+            value = b"%d" % len(expected)
+            log.put_state(b"state", value)
+            put(log, partition, value)
+            expected.append(value)
+
+    for _ in range(2):
+        write(20)
+        seal(log, partition)
+        checkpoint(log)
+    write(50)  # over the frames that the last checkpoint has freed
+    killed(log)
+    flip(tmp_path / "data" / "checkpoint", 40)
+    log = Log.open(tmp_path / "data", STREAMS, limits=SMALL, now_ms=Clock())
+    assert "were used again since" in log.recovery.lines()[1]
+    assert log.recovery.lost == []
+    assert values(log.partition("mqtt", 0)) == expected
+    log.close()
+
+
 def test_with_no_checkpoint_left_the_files_say_what_is_there(
     data: Path, whole: dict[str, list[bytes | None]]
 ) -> None:
