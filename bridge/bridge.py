@@ -121,6 +121,7 @@ class Bridge:
                 break
             await asyncio.sleep(0.01)
         self._is_stopped = True
+        self._log.remove_listener(self._log_moved)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

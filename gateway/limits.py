@@ -26,9 +26,9 @@ class MqttLimits:
     """Size of a CONNECT, checked on its Remaining Length before anything is buffered: before a
     client is known it can make us hold no more than this."""
 
-    packet_bytes_max: int = 1 * MIB
-    """Size of any other packet; told to 5.0 clients as Maximum Packet Size. A record must fit into
-    Kafka's default message.max.bytes."""
+    packet_bytes_max: int = 960 * KIB
+    """Size of any other packet; told to 5.0 clients as Maximum Packet Size. Its record, which also
+    has the key and headers, must fit into Kafka's default message.max.bytes (1,048,588)."""
 
     keep_alive_s_max: int = 3_600
     """Longest keep-alive a client may choose; 5.0 clients are told the lower one. A client that

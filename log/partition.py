@@ -22,6 +22,7 @@ from log.limits import LogLimits
 from log.rebatch import Block, frame_block, gather_blocks
 from log.record_batch import Record, StoredBatch, decode_batch, stored_batch
 from log.segment import Segment
+from log.state import cursor_key
 from log.streams import StreamSpec
 from log.tail import Tail
 
@@ -76,6 +77,10 @@ class Partition:
 
     def __repr__(self) -> str:
         return f"<Partition {self.stream}-{self.index} {self.start_offset}..{self.durable_end}>"
+
+    def cursor_key(self, name: str) -> bytes:
+        """Where the durable state keeps the cursor of that name."""
+        return cursor_key(name, self.stream, self.index)
 
     @property
     def start_offset(self) -> int:

@@ -36,7 +36,6 @@ from log.partition import Partition, Sealed
 from log.record_batch import RecordTemplate
 from log.report import RecoveryReport
 from log.segment import Segment
-from log.state import cursor_key
 from log.stats import LogStats
 from log.streams import StreamSpec
 
@@ -190,12 +189,12 @@ class Log:
 
     def cursor(self, name: str, partition: Partition) -> int | None:
         """The offset up to which the cursor's owner is done; None if it was never set."""
-        value = self.state.get(_cursor_key(name, partition))
+        value = self.state.get(partition.cursor_key(name))
         return None if value is None else int.from_bytes(value, "big")
 
     def set_cursor(self, name: str, partition: Partition, offset: int) -> None:
         """Moves a cursor, durable with the current round's frame. LogFailed."""
-        self.put_state(_cursor_key(name, partition), offset.to_bytes(8, "big"))
+        self.put_state(partition.cursor_key(name), offset.to_bytes(8, "big"))
 
     @property
     def round_empty(self) -> bool:
@@ -267,6 +266,10 @@ class Log:
         """Called after frames became durable: there may be something new to read."""
         self._listeners.append(listener)
 
+    def remove_listener(self, listener: Callable[[], None]) -> None:
+        """Ends what `add_listener` began."""
+        self._listeners.remove(listener)
+
     def _refuse_if_needed(self) -> None:
         if self._failure is not None:
             raise self._failure
@@ -331,7 +334,7 @@ class Log:
         names = self.required_cursors if names is None else names
         if not names:
             return None
-        found = (self.state.get_durable(_cursor_key(name, partition)) for name in names)
+        found = (self.state.get_durable(partition.cursor_key(name)) for name in names)
         return min(int.from_bytes(value or b"", "big") for value in found)
 
     def expire(self) -> int:
@@ -356,9 +359,6 @@ class Log:
         return count
 
     # -- the rest
-
-    def free_disk_bytes(self) -> int:
-        return self._files.free_bytes(self._directory)
 
     def stats(self) -> LogStats:
         return LogStats(
@@ -394,7 +394,3 @@ class Log:
                 partition.close()
             self.journal.close()
             self._files.close(self._lock)
-
-
-def _cursor_key(name: str, partition: Partition) -> bytes:
-    return cursor_key(name, partition.stream, partition.index)
