@@ -91,7 +91,7 @@ class Committer:
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._turn)
-        if self._log.round_bytes >= self._log.frame_bytes_max:
+        if self._log.round_bytes + self._log.state.round_bytes >= self._log.frame_bytes_max:
             self._close_round()
             self._update_congestion()
 
@@ -140,7 +140,11 @@ class Committer:
             return
         for prepare in self._preparers:
             call_guarded(prepare)
-        frame = self._log.cut()
+        try:
+            frame = self._log.cut()
+        except LogFailed as error:
+            self._failed(error)
+            return
         if frame is None and not self._log.round_empty:
             self.starved = True
             self.wants_room()
@@ -206,7 +210,8 @@ class Committer:
         limits = log.limits
         self.congested = (
             self.starved
-            or log.round_bytes + log.in_flight_bytes > limits.pending_bytes_max
+            or log.round_bytes + log.state.round_bytes + log.in_flight_bytes
+            > limits.pending_bytes_max
             or (log.tail_bytes > limits.tail_bytes_max and not log.disk_full)
         )
         if not self.congested and self._relief:

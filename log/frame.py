@@ -23,6 +23,7 @@ _RUN: Final = struct.Struct(">BIqqqIII")
 _STATE: Final = struct.Struct(">BHi")
 STATE_KEY_BYTES_MAX: Final = 0xFFFF
 RUN_HEADER_BYTES: Final = _RUN.size
+STATE_HEADER_BYTES: Final = _STATE.size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

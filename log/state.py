@@ -1,15 +1,15 @@
-"""The durable state: a small map of bytes to bytes that changes with the journal's frames.
+"""The durable state: a map of bytes to bytes that changes with the journal's frames.
 
-Cursors, producer ids and received QoS 2 packet ids are in it. It is held in memory whole, so what
-goes in must be bounded by its owner. A change is visible at once to who reads it here, and durable
-with the frame of the round it was made in.
+Cursors, producer ids, kept MQTT sessions and received QoS 2 packet ids are in it. It is held in
+memory whole, so what goes in must be bounded by its owner. A change is visible at once to who
+reads it here, and durable with the frame of the round it was made in.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from log.frame import STATE_KEY_BYTES_MAX, StateChange
+from log.frame import STATE_HEADER_BYTES, STATE_KEY_BYTES_MAX, StateChange
 
 
 def cursor_key(name: str, stream: str, index: int) -> bytes:
@@ -29,8 +29,11 @@ class DurableState:
         """Sets or deletes (None) a key, in the current round."""
         assert len(key) <= STATE_KEY_BYTES_MAX, "a state key is its owner's to bound"
         _apply(self._values, key, value)
+        if key in self._round:
+            # Only the last value of a key is written, however often it changed in the round.
+            self.round_bytes -= _entry_bytes(key, self._round[key])
         self._round[key] = value
-        self.round_bytes += len(key) + len(value or b"") + 8
+        self.round_bytes += _entry_bytes(key, value)
 
     def get(self, key: bytes) -> bytes | None:
         return self._values.get(key)
@@ -64,6 +67,10 @@ class DurableState:
     def snapshot(self) -> list[tuple[bytes, bytes]]:
         """All that is durable."""
         return list(self._durable.items())
+
+
+def _entry_bytes(key: bytes, value: bytes | None) -> int:
+    return STATE_HEADER_BYTES + len(key) + len(value or b"")
 
 
 def _apply(values: dict[bytes, bytes], key: bytes, value: bytes | None) -> None:

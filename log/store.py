@@ -29,7 +29,7 @@ from log.errors import LogFailed, LogFull, UnknownPartition
 from log.files import DiskFiles, Files, wall_clock_ms
 from log.frame import RUN_HEADER_BYTES, Run, StateChange, run_header, state_entry
 from log.guard import call_guarded
-from log.journal import FrameWrite
+from log.journal import BLOCK_BYTES, FrameWrite
 from log.limits import LogLimits
 from log.opening import OpenedDirectory, Stream, open_directory
 from log.partition import Partition, Sealed
@@ -204,7 +204,8 @@ class Log:
         """Closes the round into a frame that has its place in the journal.
 
         None if the round is empty, or if the journal has no room: then a checkpoint must free some
-        first.
+        first. LogFailed for a round that no journal of this size could ever take: whoever let it
+        grow past `pending_bytes_max` has a bug, and waiting would be for ever.
         """
         if self.round_empty:
             return None
@@ -212,6 +213,8 @@ class Log:
         chunk_count = sum(len(partition.tail.round_chunks) for partition in self._round)
         bound = self.round_bytes + self.state.round_bytes + RUN_HEADER_BYTES * chunk_count
         if not self.journal.fits(bound):
+            if bound + BLOCK_BYTES > self.journal.capacity_bytes:
+                raise self.fail(OSError(f"a round of {bound} bytes is larger than the journal"))
             return None
         runs = [(partition, run) for partition in self._round for run in partition.tail.cut()]
         changes = self.state.cut()
