@@ -54,6 +54,8 @@ class Ingest:
     def __init__(self, log: Log, router: Router) -> None:
         self._log = log
         self._router = router
+        self.record_bytes_max = log.limits.record_bytes_max
+        """Of a template's `fixed_bytes` and a value together."""
         self.append = log.append
         """`append(partition, template, values)`: the log's own method, without a layer."""
         self.append_runs = log.append_runs

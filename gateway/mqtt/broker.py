@@ -85,6 +85,12 @@ class Round(NamedTuple):
     published: list[Published]
 
 
+def _record_overhead_bytes_max(limits: MqttLimits) -> int:
+    """What a record may have that its packet has not: a topic that was sent as an alias, a key
+    (client id or topic), the names of headers."""
+    return 2 * limits.topic_bytes_max + limits.client_id_bytes_max + 1024
+
+
 class Broker:
     """`committer` must call cut/durable/failed: `committer.add_participant(broker)`.
 
@@ -117,6 +123,8 @@ class Broker:
         self.inbox: list[Arrival] = []
         """What was read and is not yet in the log, in order."""
         self.inbox_bytes = 0
+        self.large_bytes = ingest.record_bytes_max - _record_overhead_bytes_max(limits)
+        """A read that is no larger holds no message that is too large for a record."""
         committer.add_preparer(self.store)
         self.published: list[Published] = []
         self.is_holding = False
@@ -203,7 +211,7 @@ class Broker:
                     self.publish(run, values)
         self.request()
         if self.committer.congested:
-            self._hold_back()
+            self.hold_back()
 
     def _refuse(self, inbox: list[Arrival], refused: "dict[Partition, LogError]") -> list[Arrival]:
         """Answers what the log did not take; returns the rest."""
@@ -221,7 +229,7 @@ class Broker:
 
     # -- backpressure --------------------------------------------------------------------------
 
-    def _hold_back(self) -> None:
+    def hold_back(self) -> None:
         """Too much is pending: nobody is read until there is relief.
 
         Not only who has just sent: a turn of the loop may have a read for each of thousands of
@@ -287,6 +295,8 @@ class Broker:
                 )
             )
         self.request()
+        if self.committer.congested:
+            self.hold_back()
 
     def gone(self, connection: "Endpoint", will: Will | None) -> None:
         """A connection has ended, for whatever reason; called once."""

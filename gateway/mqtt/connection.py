@@ -22,6 +22,7 @@ from gateway.mqtt.endpoint import Endpoint, Wire
 from gateway.mqtt.errors import (
     MqttError,
     NotConnectFirst,
+    PacketTooLarge,
     PeerError,
     ProtocolError,
     ReceiveMaximumExceeded,
@@ -54,6 +55,7 @@ class Connection(Endpoint):
 
     __slots__ = (
         "_inbound",
+        "_is_large_read",
         "_lone_bytes",
         "_needed_bytes",
         "_packet_bytes_max",
@@ -74,6 +76,7 @@ class Connection(Endpoint):
         self._run: Run | None = None
         self._prefix: bytes | tuple[bytes, ...] = _NO_PREFIX
         """Fixed header and topic of the last PUBLISH."""
+        self._is_large_read = False
         self._size = 0
         self._lone_bytes = 0
         """Size of the packet that `_prefix` begins, when it is a PUBLISH of QoS 1."""
@@ -175,6 +178,7 @@ class Connection(Endpoint):
     def _parse(self, data: bytes) -> int:
         """All whole packets of `data`; returns how many bytes they were."""
         end = len(data)
+        self._is_large_read = end > self._broker.large_bytes
         position = 0
         run = self._run
         prefix = self._prefix
@@ -252,6 +256,8 @@ class Connection(Endpoint):
                 if qos == 2:
                     assert run is not None
                     self._receive_qos_2(run, packet_id, data[at:stop])
+                    if self.is_ended:
+                        return end
                     position = stop
                     continue
                 ids.append(packet_id)
@@ -281,6 +287,11 @@ class Connection(Endpoint):
         if not values:
             return
         assert run is not None
+        if self._is_large_read:
+            values, ids, error = self._fitting(run, values, ids)
+            if error is not None:
+                self._store(run, values, ids)
+                raise error
         acknowledgements = b""
         if ids:
             if _ID_0 in ids:
@@ -294,6 +305,20 @@ class Connection(Endpoint):
         inbox.append((self, run, values, acknowledgements, len(ids)))  # type: ignore[arg-type]
         if self.is_unseen:
             self._show(run, values)
+
+    def _fitting(
+        self, run: "Run", values: list[bytes], ids: list[bytes]
+    ) -> tuple[list[bytes], list[bytes], PacketTooLarge | None]:
+        """The messages before the first one that is too large for a record.
+
+        The log would find out in the middle of what other clients have for the same partition.
+        """
+        bytes_max = self._broker.ingest.record_bytes_max - run.template.fixed_bytes
+        for number, value in enumerate(values):
+            if len(value) > bytes_max:
+                size = len(value) + run.template.fixed_bytes
+                return values[:number], ids[:number], PacketTooLarge(f"a record of {size} bytes")
+        return values, ids, None
 
     def _show(self, run: "Run", values: list[bytes]) -> None:
         self.is_unseen = False
@@ -313,6 +338,8 @@ class Connection(Endpoint):
             raise ReceiveMaximumExceeded(f"over {self._receive_max} messages unreleased")
         broker = self._broker
         broker.store()  # what came before is to be before it in the log
+        if self.is_ended:
+            return  # for what came before was refused
         try:
             broker.ingest.append(run.partition, run.template, (value,))
             session.received.add(packet_id)
@@ -328,6 +355,8 @@ class Connection(Endpoint):
         if self.is_unseen:
             self._show(run, [value])
         self.defer(_PUBREC + id_bytes)
+        if broker.committer.congested:
+            broker.hold_back()
 
     def _window_exceeded(self) -> None:
         if self.level == LEVEL_5_0:

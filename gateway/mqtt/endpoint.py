@@ -39,6 +39,7 @@ _WINDOW = 2
 _PEER_NOT_READING = 4
 _DRAIN = 8
 
+_PUBACK_BYTE = 0x40
 _REASON_STRING_ROOM_BYTES = 256
 
 
@@ -155,8 +156,9 @@ class Endpoint:
         elif answers and self.level < LEVEL_5_0:
             self.end(StorageFull("no room for more messages"))
         else:
-            self.unacknowledged_count -= len(answers)
             for first_byte, _, high, low in answers:
+                if first_byte == _PUBACK_BYTE:  # a PUBREC was never counted
+                    self.unacknowledged_count -= 1
                 self.defer(bytes((first_byte, 3, high, low, ReasonCode.QUOTA_EXCEEDED)))
 
     def accepts_size(self, size_bytes: int) -> bool:

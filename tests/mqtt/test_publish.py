@@ -18,6 +18,7 @@ from gateway.mqtt.packets import (
     Publish,
     PubRec,
     PubRel,
+    Will,
 )
 from gateway.mqtt.properties import Properties
 from gateway.mqtt.reason_codes import ReasonCode
@@ -576,3 +577,60 @@ def test_mutated_traffic_ends_in_a_reason_and_never_in_an_exception(
         if turn % 50 == 0:
             world.commit()
     world.commit()
+
+
+def test_qos_2_is_held_back_by_a_congested_log(world: World) -> None:
+    clients = [world.connected(name) for name in ("busy", "idle")]
+    world.committer.congested = True
+    clients[0].send(publish(1, 2))
+    assert [client.is_paused for client in clients] == [True, True]
+
+
+def test_a_will_is_held_back_by_a_congested_log(world: World) -> None:
+    other = world.connected("other")
+    dying = world.connected("dying", will=Will(topic="w", payload=b"gone", qos=0, retain=False))
+    world.committer.congested = True
+    dying.lose()
+    assert other.is_paused
+
+
+@pytest.mark.parametrize("qos", [0, 1, 2])
+def test_a_message_too_large_for_a_record_ends_its_sender_alone(tmp_path: Path, qos: int) -> None:
+    """A topic by alias is in the record and not in the packet."""
+    world = World(tmp_path, partition_count=1)
+    innocent, guilty = world.connected("innocent", 4), world.connected("guilty")
+    alias = Properties(topic_alias=1)
+    guilty.send(publish(1, topic="t" * 4_000, properties=alias))
+    innocent.send(publish(1))
+    payload = bytes(world.limits.packet_bytes_max - 20)
+    large = Publish(topic="", payload=payload, qos=qos, packet_id=3 if qos else 0, properties=alias)
+    after = publish(4, topic="", properties=alias)
+    guilty.send(publish(2, topic="", properties=alias), large, after)
+    innocent.send(publish(2))
+    assert innocent.committed() == [PubAck(packet_id=1), PubAck(packet_id=2)]
+    assert ended_with(guilty) == ReasonCode.PACKET_TOO_LARGE
+    assert sorted(world.values()) == sorted([b"payload 1", b"payload 2"] * 2)
+    assert not innocent.is_closed
+
+
+def test_refused_qos_2_messages_leave_receive_maximum_as_it_was(tmp_path: Path) -> None:
+    world = World(tmp_path, receive_max=3)
+    client = world.connected()
+    world.log.disk_full = True
+    world.log.tail_bytes = world.log.limits.tail_bytes_max + 1
+    client.send(*(publish(number, 2) for number in range(1, 9)))
+    assert len(client.committed()) == 8
+    assert client.connection.unacknowledged_count == 0
+
+
+def test_qos_2_behind_a_refused_message_that_ended_the_connection_is_left(world: World) -> None:
+    client = world.connected(level=4)
+    world.log.disk_full = True
+    world.log.tail_bytes = world.log.limits.tail_bytes_max + 1
+    before = publish(1)
+    client.send(before, publish(2, 2), publish(3, 2), publish(4))
+    assert client.is_closed
+    world.log.disk_full = False
+    assert client.committed() == []
+    assert world.values() == []
+    assert world.broker.counters.messages_refused == 1
