@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 from bridge.config import UpstreamConfig
 from devices import DeviceRecorder, DevicesError, DeviceStore, DeviceTable
 from gateway.config import DEFAULT_STREAM, GatewayConfig
+from gateway.descriptors import raise_descriptor_limit, within_descriptors
 from gateway.errors import GatewayError, StartFailed
 from gateway.ingest import Ingest
 from gateway.mqtt.broker import Broker
@@ -36,6 +37,7 @@ from gateway.places import bind, open_log, stream_specs
 from gateway.presence import DevicePresence
 from gateway.reload import plan_reload
 from gateway.routing import Router
+from gateway.urls import is_loopback
 from log import Committer, Housekeeper
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ STOP_S_MAX = 9.0
 
 def run_gateway(config: GatewayConfig, *, reload: Callable[[], GatewayConfig]) -> None:
     """Runs until a signal. `reload` reads the configuration again. Raises GatewayError's tree."""
+    raise_descriptor_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(Gateway(config, reload=reload).run())
 
@@ -89,6 +92,7 @@ class Gateway:
         self._ended = asyncio.Event()
         self._stop_deadline = float("inf")
         self._failure: StartFailed | None = None
+        self._started = self._reload_wanted = False
         self._reload_lock = asyncio.Lock()
         self._reloads: set[asyncio.Task[None]] = set()
 
@@ -97,11 +101,16 @@ class Gateway:
         self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._end, number)
+        # From the first moment: recovery may take long, and the default is to die of it.
+        self._loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         async with AsyncExitStack() as parts:
             await self._start(parts)
-            self._loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+            self._started = True
+            if self._reload_wanted:
+                self._reload_soon()
             _spare_the_collector()
-            print(self._ready_line(), flush=True)
+            if not self._ended.is_set():
+                print(self._ready_line(), flush=True)
             await self._ended.wait()
         _log.info("gateway.stopped")
         if self._failure is not None:
@@ -131,7 +140,7 @@ class Gateway:
             log=self._log,
             ingest=self._ingest,
             committer=self._committer,
-            limits=config.limits,
+            limits=within_descriptors(config.limits),
             now_ms=monotonic_ms,
             rng=random.SystemRandom(),
             listener=None if recorder is None else DevicePresence(recorder.table, now_ms),
@@ -140,6 +149,12 @@ class Gateway:
         server = Server(self._broker)
         parts.push_async_callback(self._within, "mqtt", server.stop)
         self._port = await server.start(listener)
+        if not is_loopback(config.listen.host):
+            _log.warning(
+                "gateway.open_to_the_network listen=%s right=keep it to a closed network: user "
+                "names and passwords are not checked, and nothing is encrypted",
+                config.listen,
+            )
 
     async def _within(self, part: str, stop: Callable[[], Awaitable[None]]) -> None:
         """Stops one part, but not beyond the deadline of the whole stop."""
@@ -169,6 +184,9 @@ class Gateway:
             self._ended.set()
 
     def _reload_soon(self) -> None:
+        if not self._started:
+            self._reload_wanted = True
+            return
         task = self._loop.create_task(self._reload_in_turn(), name="reload")
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
@@ -190,7 +208,8 @@ class Gateway:
         if old.routes != plan.config.routes:
             self._ingest.replace_router(router)
             self._broker.routes_changed()
-        self._broker.limits = self._broker.sessions.limits = plan.config.limits
+        limits = within_descriptors(plan.config.limits)
+        self._broker.limits = self._broker.sessions.limits = limits
         specs = {spec.name: spec for spec in stream_specs(plan.config)}
         for partition in self._log.partitions.values():
             partition.spec = specs.get(partition.stream, partition.spec)
@@ -221,13 +240,18 @@ class Gateway:
     async def _change_bridges(
         self, old: tuple[UpstreamConfig, ...], new: tuple[UpstreamConfig, ...]
     ) -> None:
-        kept = set(old) & set(new)
+        kept = {each for each in set(old) & set(new) if each.name in self._bridges}
         for upstream in old:
-            if upstream not in kept:
-                await self._within(f"bridge {upstream.name}", self._bridges.pop(upstream.name).stop)
+            bridge = None if upstream in kept else self._bridges.pop(upstream.name, None)
+            if bridge is not None:
+                await self._within(f"bridge {upstream.name}", bridge.stop)
         for upstream in new:
             if upstream not in kept:
-                await self._start_bridge(upstream)
+                try:
+                    await self._start_bridge(upstream)
+                except Exception:
+                    # One upstream's trouble is not the others'; the next reload tries it again.
+                    _log.exception("gateway.upstream_not_started upstream=%s", upstream.name)
 
     # -- participant of the committer
 

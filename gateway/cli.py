@@ -63,14 +63,15 @@ def check_config(file: Path, /) -> None:
     """Say what is wrong in a configuration file, where, and what would be right."""
     loaded = load(Flags(config=file), default_data=_default_data())
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"[green]{file} is sound[/green]")
-    console.print(f"  listens on  mqtt://{loaded.listen}")
-    console.print(f"  data in     {loaded.data}")
+    # As text, never as markup: a name in brackets is a name.
+    console.print(Text(f"{file} is sound", style="green"))
+    console.print(Text(f"  listens on  mqtt://{loaded.listen}"))
+    console.print(Text(f"  data in     {loaded.data}"))
     for stream in loaded.streams:
-        console.print(f"  stream      {stream.name}, {stream.partition_count} partitions")
+        console.print(Text(f"  stream      {stream.name}, {stream.partition_count} partitions"))
     for upstream in loaded.upstreams:
         addresses = ",".join(str(address) for address in upstream.bootstrap)
-        console.print(f"  upstream    {upstream.name}, kafka://{addresses}")
+        console.print(Text(f"  upstream    {upstream.name}, kafka://{addresses}"))
     if not loaded.upstreams:
         console.print("  upstream    none: everything stays here")
 

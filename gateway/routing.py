@@ -1,8 +1,8 @@
 """Where a message goes: from its client and topic to a stream, a key and a partition.
 
 Owns the routing table. The first rule whose filter matches the topic decides; where none does,
-the default rule: the first stream, key = client id. A router is immutable: a changed
-configuration makes a new one.
+the default rule: the stream named as default (`mqtt`), key = client id. A router is immutable: a
+changed configuration makes a new one.
 
 Unlike a subscription, a rule `#` also matches topics that begin with `$`: nothing may fall
 through a table whose last rule is meant to catch all.

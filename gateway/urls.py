@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 from bridge.config import Address
 from gateway.errors import UrlInvalid
 from gateway.limits import DEFAULT_MQTT_PORT
@@ -18,6 +20,14 @@ def parse_upstream(url: str) -> tuple[Address, ...]:
     """Raises UrlInvalid."""
     rest = _after_scheme(url, "kafka", "kafka://kafka-1:9092,kafka-2:9092")
     return tuple(_split(url, each, _DEFAULT_KAFKA_PORT, 1) for each in rest.split(","))
+
+
+def is_loopback(host: str) -> bool:
+    """Nothing but this machine reaches it; a name other than localhost counts as the network."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _after_scheme(url: str, wanted: str, example: str) -> str:

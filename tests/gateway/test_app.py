@@ -230,6 +230,30 @@ def test_sighup_without_a_file_descriptor_left_changes_nothing(tmp_path: Path) -
             assert second.answer() is None, "the limit of one connection is no longer in force"
 
 
+def under_limit(*ulimit: str) -> tuple[str, ...]:
+    """A prefix that runs the gateway as a shell with this limit of descriptors would."""
+    return ("sh", "-c", f'ulimit {" ".join(ulimit)}; exec "$@"', "sh")
+
+
+def test_soft_limit_of_descriptors_is_raised_to_the_hard_one(tmp_path: Path) -> None:
+    with GatewayProcess(tmp_path / "data", prefix=under_limit("-Sn", "128")) as gateway:
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE) == (hard, hard)
+
+
+def test_connections_beyond_the_descriptors_are_capped_and_it_is_said(tmp_path: Path) -> None:
+    with GatewayProcess(tmp_path / "data", prefix=under_limit("-n", "258")) as gateway:
+        output = gateway.output_since_start()
+        assert "gateway.connections_capped connections_max=2 wanted=10000" in output
+        assert "LimitNOFILE=10256" in output
+        with RawClient(gateway.port) as first, RawClient(gateway.port) as second:
+            first.connect("first", V311)
+            second.connect("second", V311)
+            with RawClient(gateway.port) as third:
+                third.send(connect_packet("third", V311))
+                assert third.answer() is None
+
+
 def test_flags_stay_in_force_after_sighup(tmp_path: Path) -> None:
     config = tmp_path / "gateway.toml"
     config.write_text("")

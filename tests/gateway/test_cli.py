@@ -51,6 +51,12 @@ def test_check_config_says_what_is_wrong_where_and_what_would_be_right(tmp_path:
     assert "Did you mean 'partitions'?" in done.stderr
 
 
+def test_check_config_prints_a_file_s_name_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "[x].toml"
+    file.write_text("")
+    assert f"{file} is sound" in sluicegate("check-config", str(file)).stdout
+
+
 def test_wrong_key_in_the_config_keeps_the_gateway_from_starting(tmp_path: Path) -> None:
     file = tmp_path / "x.toml"
     file.write_text("listne = 3\n")
