@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.rigs import need_java, need_mosquitto
+from tests.rigs.needs import require
 
 _CHECKOUT = Path(__file__).parents[2]
 
@@ -35,6 +36,7 @@ def run(name: str, directory: Path, *more: str) -> dict[str, list[str]]:
 @pytest.mark.e2e
 @need_mosquitto
 def test_ingest_measures_both_servers_under_the_same_load(tmp_path: Path) -> None:
+    require("compiler")
     tables = run("ingest", tmp_path)
     each_load_three_servers = ["1 x 200"] * 3 + ["20 x 1"] * 3
     assert tables["QoS 1, 64-byte payloads"] == each_load_three_servers

@@ -2,7 +2,7 @@
 
 A test is marked with `need_java`, `need_mosquitto` or `need_strace`. Where the tool is missing, a
 person sees the test skipped with the reason and the command; in CI (CI=true) it fails instead,
-for there nothing may be skipped.
+for there nothing may be skipped. `require("compiler")` in a test does the same.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ _NEEDS = {
         "mosquitto mosquitto-clients",
     ),
     "strace": (("strace",), "strace is not here", "strace"),
+    "compiler": (("gcc",), "no C compiler for the load", "gcc libc6-dev"),
 }
 
 
