@@ -44,6 +44,7 @@ from gateway.errors import UrlInvalid, UsageInvalid
 from gateway.limits import DEFAULT_MQTT_PORT, MqttLimits
 from gateway.mqtt.errors import TopicFilterInvalid
 from gateway.mqtt.topics import check_topic_filter
+from gateway.ranges import check_together, range_of
 from gateway.routing import ClientIdKey, Key, RouteRule, parse_key
 from gateway.urls import parse_listen, parse_upstream
 from log.limits import LogLimits
@@ -140,8 +141,9 @@ def _read(document: Document, default_data: Path) -> GatewayConfig:
     routes = _routes(root, streams)
     streams.setdefault(DEFAULT_STREAM, _DEFAULT_STREAM_SPEC)
     upstreams = _upstreams(root.table("upstream"), streams)
-    limits = root.limits_table("limits", MqttLimits, MqttLimits())
-    log = root.limits_table("log", LogLimits, LogLimits())
+    limits = root.limits_table("limits", MqttLimits, MqttLimits(), range_of)
+    log = root.limits_table("log", LogLimits, LogLimits(), range_of)
+    check_together(document, limits, log)
     root.close()
     return GatewayConfig(
         listen=listen,
@@ -258,7 +260,7 @@ def _upstream(name: str, table: Table, streams: Mapping[str, StreamSpec]) -> Ups
         "gateway": table.string("gateway", "", example="gw-1"),
         "linger_ms": table.integer("linger_ms", 50, most=60_000),
         "replication_factor": table.integer("replication_factor", 0, least=1, most=100) or None,
-        "limits": table.limits_table("limits", BridgeLimits, BridgeLimits()),
+        "limits": table.limits_table("limits", BridgeLimits, BridgeLimits(), range_of),
     }
     table.close()
     try:

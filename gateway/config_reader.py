@@ -14,9 +14,9 @@ import dataclasses
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from gateway.errors import ConfigInvalid, Problem
 
@@ -36,6 +36,16 @@ _MS: Final = {
 _QUANTITY: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
 
 L = TypeVar("L")
+
+
+class Bounds(Protocol):
+    """What a number may be, both ends allowed; `str` says it to a person, with the reason."""
+
+    @property
+    def least(self) -> int: ...
+
+    @property
+    def most(self) -> int: ...
 
 
 class Document:
@@ -76,6 +86,10 @@ class Document:
         where = f"{self.path}:{line}" if line else str(self.path)
         place = f"{where}, in [{table}]" if table else where
         self.problems.append(Problem(place=place, line=line, wrong=wrong, right=right))
+
+    def has(self, table: str, key: str) -> bool:
+        """Whether the file sets this key."""
+        return self._line(table, key) is not None
 
     def raise_problems(self) -> None:
         """Raises ConfigInvalid with all problems, in the order of the file, if there are any."""
@@ -148,7 +162,9 @@ class Table:
             return default
         return value
 
-    def integer(self, key: str, default: int, *, least: int = 0, most: int = 2**63 - 1) -> int:
+    def integer(
+        self, key: str, default: int, *, least: int = 0, most: int = 2**63 - 1, right: str = ""
+    ) -> int:
         """A whole number; for keys that end in _bytes or _ms also text with a unit."""
         value = self.value(key)
         if value is None:
@@ -157,7 +173,9 @@ class Table:
         if number is None:
             return default
         if not least <= number <= most:
-            self.problem(key, f"{key} = {value!r} is out of range", f"From {least} to {most}")
+            self.problem(
+                key, f"{key} = {value!r} is out of range", right or f"From {least} to {most}"
+            )
             return default
         return number
 
@@ -207,13 +225,21 @@ class Table:
             return []
         return [Table(self.document, f"{key}#{i}", each) for i, each in enumerate(value, start=1)]
 
-    def limits_table(self, key: str, kind: type[L], default: L) -> L:
+    def limits_table(
+        self, key: str, kind: type[L], default: L, range_of: Callable[[type, str], Bounds]
+    ) -> L:
         """A sub-table whose keys are the fields of a dataclass of whole numbers."""
         table = self.table(key)
-        changes = {
-            field.name: table.integer(field.name, getattr(default, field.name), least=1)
-            for field in dataclasses.fields(kind)  # type: ignore[arg-type]
-        }
+        changes = {}
+        for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+            bounds = range_of(kind, field.name)
+            changes[field.name] = table.integer(
+                field.name,
+                getattr(default, field.name),
+                least=bounds.least,
+                most=bounds.most,
+                right=str(bounds),
+            )
         table.close()
         return dataclasses.replace(default, **changes)  # type: ignore[type-var]
 

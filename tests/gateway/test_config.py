@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from bridge.config import Address, UpstreamConfig
+from bridge.limits import BridgeLimits
 from gateway.config import Flags, GatewayConfig, default_data_directory, load, read_file
 from gateway.errors import ConfigInvalid, Problem, UrlInvalid, UsageInvalid
 from gateway.limits import MqttLimits
+from gateway.ranges import RANGES, range_of
 from gateway.routing import ConstantKey, RouteRule, TopicLevelKey
+from log.limits import LogLimits
 from log.streams import Retention, StreamSpec
 
 DATA = Path("/somewhere")
@@ -241,3 +245,43 @@ def test_bad_upstream_flag_is_an_error_of_usage(url: str) -> None:
 )
 def test_default_data_directory(environment: dict[str, str], is_root: bool, expected: str) -> None:
     assert default_data_directory(environment, is_root=is_root) == Path(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("[limits]\nreceive_max = 65_536", "From 1 to 65535"),
+        ("[limits]\nreceive_max = -1", "From 1 to 65535"),
+        ("[limits]\ntopic_alias_max = 65_536", "From 1 to 65535"),
+        ("[limits]\nkeep_alive_s_max = 65_536", "From 1 to 65535"),
+        ("[limits]\nclient_id_bytes_max = '64 KiB'", "From 1 to 65535"),
+        ("[limits]\nsession_expiry_s_max = 4_294_967_296", "32 bits"),
+        ("[limits]\nconnections_max = 0", "From 1 to"),
+        ("[limits]\nconnect_timeout_ms = '400 days'", "up to a year"),
+        ("[log]\nzstd_level = 23", "From 1 to 22"),
+        ("[log]\njournal_bytes = '1 MiB'", "From 4194304"),
+        ("[log]\nsegment_bytes_max = '2 GiB'", "31 bits"),
+        ("[upstream.a]\nurl = 'kafka://a'\n[upstream.a.limits]\nin_flight_max = 6", "1 to 5"),
+        ("[limits]\npacket_bytes_max = 1_000_000", "A packet becomes one record"),
+        ("[log]\nrecord_bytes_max = '64 KiB'", "lower packet_bytes_max"),
+        ("[log]\njournal_bytes = '15 MiB'", "At least 16777216 for journal_bytes"),
+        ("[log]\nframe_bytes_max = '17 MiB'", "at most 16777216 for frame_bytes_max"),
+    ],
+)
+def test_limit_that_cannot_be_is_refused_with_what_can_and_why(
+    tmp_path: Path, text: str, right: str
+) -> None:
+    said = the_problem(tmp_path, text)
+    assert right in said
+    assert f":{len(text.splitlines())}, in [" in said
+
+
+@pytest.mark.parametrize("kind", [MqttLimits, LogLimits, BridgeLimits])
+def test_defaults_are_within_their_ranges(
+    kind: type[MqttLimits | LogLimits | BridgeLimits],
+) -> None:
+    names = {field.name for field in dataclasses.fields(kind)}
+    assert set(RANGES[kind]) <= names
+    for name in names:
+        bounds = range_of(kind, name)
+        assert bounds.least <= getattr(kind(), name) <= bounds.most, name
