@@ -125,7 +125,7 @@ class Broker:
         self.inbox_bytes = 0
         self.large_bytes = ingest.record_bytes_max - _record_overhead_bytes_max(limits)
         """A read that is no larger holds no message that is too large for a record."""
-        committer.add_preparer(self.store)
+        committer.add_preparer(self.prepare)
         self.published: list[Published] = []
         self.is_holding = False
         """Connections are not read, for the log cannot keep up."""
@@ -168,6 +168,12 @@ class Broker:
             )
             for connection in list(self.connections):
                 connection.end(StorageFailed("the log failed: nothing is stored or acknowledged"))
+
+    def prepare(self) -> None:
+        """The round is about to be cut: what belongs to it is put into the log."""
+        self.store()
+        if self.storage_error is None:
+            self.sessions.save_changed()
 
     # -- storing -------------------------------------------------------------------------------
 

@@ -342,12 +342,11 @@ class Connection(Endpoint):
             return  # for what came before was refused
         try:
             broker.ingest.append(run.partition, run.template, (value,))
-            session.received.add(packet_id)
-            broker.sessions.save_received(session)
         except LogError as error:
-            session.received.discard(packet_id)
             self.refuse(error, [_PUBREC + id_bytes], 1)
             return
+        session.received.add(packet_id)
+        broker.sessions.received_changed(session)
         if run.route.matched_version != broker.tree.version:
             broker.match(run.route)
         if run.route.targets:

@@ -85,7 +85,7 @@ def _release(connection: "Endpoint", broker: "Broker", session: Session, packet:
     client's next message of that identifier would be taken for this one."""
     if packet.packet_id in session.received:
         session.received.discard(packet.packet_id)
-        broker.sessions.save_received(session)
+        broker.sessions.received_changed(session)
         connection.defer(encode_packet(PubComp(packet_id=packet.packet_id), connection.level))
         return
     code = ReasonCode.PACKET_IDENTIFIER_NOT_FOUND if connection.level == LEVEL_5_0 else 0
@@ -162,7 +162,7 @@ def _answer_change(
     connection: "Endpoint", broker: "Broker", session: Session, answer: bytes
 ) -> None:
     if session.is_stored:
-        broker.sessions.save(session)
+        broker.sessions.changed(session)
         connection.defer(answer)
     else:
         connection.send(answer)

@@ -133,7 +133,7 @@ class SessionStore:
             return False
         client_id = session.client_id.encode()
         self._log.put_state(_SESSION_KEY + client_id, None)
-        if session.received:
+        if self._log.get_state(_QOS_2_KEY + client_id) is not None:
             self._log.put_state(_QOS_2_KEY + client_id, None)
         session.is_stored = False
         return True

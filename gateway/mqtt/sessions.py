@@ -35,6 +35,8 @@ class SessionTable:
         self._store = SessionStore(log, limits)
         self._sessions: dict[str, Session] = {}
         self._offline: set[Session] = set()
+        self._changed: dict[Session, None] = {}
+        self._received_changed: dict[Session, None] = {}
         self.tree: FilterTree[str, tuple[Session, Subscription]] = FilterTree()
         for session in self._store.load():
             self._sessions[session.client_id] = session
@@ -132,11 +134,28 @@ class SessionTable:
         self.tree.remove(topic_filter, session.client_id)
         return True
 
-    def save(self, session: Session) -> None:
-        self._store.save(session)
+    def changed(self, session: Session) -> None:
+        """Its subscriptions are to be saved with the log's current round, once."""
+        self._changed[session] = None
 
-    def save_received(self, session: Session) -> None:
-        self._store.save_received(session)
+    def received_changed(self, session: Session) -> None:
+        """Likewise its received identifiers."""
+        self._received_changed[session] = None
+
+    def save_changed(self) -> None:
+        """Puts what has changed into the log's current round; called before that is cut.
+
+        Once a session and round: a client may change its subscriptions with every few bytes.
+        """
+        if self._changed:
+            changed, self._changed = self._changed, {}
+            for session in changed:
+                if session.is_stored:  # or it has ended
+                    self._store.save(session)
+        if self._received_changed:
+            changed, self._received_changed = self._received_changed, {}
+            for session in changed:
+                self._store.save_received(session)
 
     def targets(self, publisher_id: str, topic: str) -> list[Target]:
         """Who gets a message of that client: each session once, with its highest QoS (3.3.4)."""

@@ -634,3 +634,29 @@ def test_qos_2_behind_a_refused_message_that_ended_the_connection_is_left(world:
     assert client.committed() == []
     assert world.values() == []
     assert world.broker.counters.messages_refused == 1
+
+
+def test_many_qos_2_messages_save_their_identifiers_once_a_round(world: World) -> None:
+    client = world.connected(level=4, **HOW[4])
+    saved: list[tuple[bytes, bytes | None]] = []
+    put = world.log.put_state
+
+    def counted(key: bytes, value: bytes | None) -> None:
+        saved.append((key, value))
+        put(key, value)
+
+    world.log.put_state = counted  # type: ignore[method-assign]
+    client.send(*(publish(number, 2) for number in (1, 2, 3)), PubRel(packet_id=2))
+    assert len(client.committed()) == 4
+    assert saved == [(b"mqtt/qos2/device", b"\0\1\0\3")]
+
+
+def test_identifiers_released_in_the_round_that_ends_their_session_do_not_come_back(
+    world: World,
+) -> None:
+    client = world.connected(level=4, **HOW[4])
+    client.send(publish(1, 2))
+    world.commit()
+    client.send(PubRel(packet_id=1))
+    world.connected(level=4)
+    assert world.log.scan_state(b"mqtt/") == []

@@ -413,3 +413,27 @@ def test_connack_comes_before_what_a_resumed_session_is_sent(world: World) -> No
     first, second = back.committed()
     assert first == ConnAck(session_present=True, code=0)
     assert isinstance(second, Publish)
+
+
+def test_many_subscribes_save_their_session_once_a_round(world: World) -> None:
+    client = world.connected("subscriber", 4, **STAYS[4])
+    client.send(subscribe(*(f"{number}/" + "x" * 500 for number in range(50))))
+    world.commit()
+    client.got()
+    saved: list[bytes] = []
+    put = world.log.put_state
+
+    def counted(key: bytes, value: bytes | None) -> None:
+        saved.append(key)
+        put(key, value)
+
+    world.log.put_state = counted  # type: ignore[method-assign]
+    client.send(*[subscribe("a")] * 60)
+    assert client.got() == [], "SUBACK waits for the round"
+    assert len(client.committed()) == 60
+    assert saved == [b"mqtt/session/subscriber"]
+    world.restart()
+    again = world.connected("subscriber", 4, **STAYS[4])
+    world.connected("publisher").send(publish(1, "a"))
+    world.commit()
+    assert payloads(again) == [b"1"]
