@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import logging
 
-from devices.errors import StoreFailed
 from devices.limits import DeviceLimits
 from devices.store import DeviceStore
 from devices.table import DeviceTable
@@ -52,8 +51,10 @@ class DeviceRecorder:
             return
         before = self.store.report
         try:
+            await self.store.reopen()
             await self.store.write(changes)
-        except StoreFailed as error:
+        except Exception as error:
+            # Whatever it was: the task goes on, and the next flush tries again.
             self.failed_flush_count += 1
             self.table.put_back(changes)
             _log.warning("devices.flush_failed count=%d cause=%s", len(changes), error)

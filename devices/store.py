@@ -14,6 +14,7 @@ as `devices.db.unusable` and an empty one made: a display table must not keep a 
 Never on the way of a message: aiosqlite runs SQLite in a thread of its own.
 """
 
+import contextlib
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -140,13 +141,19 @@ class DeviceStore:
         When the file turned out corrupt it has been set aside (`report`), and calling again works.
         """
         database = self._opened()
+        what = f"writing {len(changes)} devices to {self._path}"
         try:
             await database.executemany(_UPSERT, [_row(change) for change in changes])
             await self._prune(database, len(changes))
             await database.commit()
         except sqlite3.DatabaseError as error:
-            await self._after_failure(error)
-            raise StoreFailed(f"writing {len(changes)} devices to {self._path}: {error}") from error
+            try:
+                await self._after_failure(error)
+            except (sqlite3.Error, OSError) as second:
+                # Its state is not known now: closed, so that `reopen` begins with a clean one.
+                await self._abandon()
+                raise StoreFailed(f"{what}: {error}; and after that: {second}") from second
+            raise StoreFailed(f"{what}: {error}") from error
 
     async def device(self, client_id: str) -> Device | None:
         """One device, or None when it was never seen. Raises StoreFailed."""
@@ -169,6 +176,20 @@ class DeviceStore:
             raise StoreFailed(f"reading {self._path}: {error}") from error
         assert row is not None
         return int(row[0]), int(row[1])
+
+    @property
+    def is_open(self) -> bool:
+        """False after `close`, and after a failure that left nothing to write to."""
+        return self._database is not None
+
+    async def reopen(self) -> None:
+        """Open again what a failure closed. Raises StoreFailed."""
+        if not self.is_open:
+            await self._open()
+
+    async def _abandon(self) -> None:
+        with contextlib.suppress(sqlite3.Error, OSError):
+            await self.close()
 
     async def close(self) -> None:
         """Close the file; the store cannot be used after that. Safe to call twice."""

@@ -81,6 +81,45 @@ async def test_a_failed_flush_is_logged_and_tried_again(
         assert device.message_count == 7
 
 
+async def test_a_store_that_failed_to_reopen_is_opened_by_a_later_flush(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "devices.db"
+    async with _recorder(path) as recorder:
+        await recorder.store.close()
+        path.rename(tmp_path / "kept")
+        path.mkdir()
+        recorder.start()
+        recorder.table.message_seen("a", "t", b"1", now_ms=1)
+        async with asyncio.timeout(5):
+            while recorder.failed_flush_count < 2:
+                await asyncio.sleep(0.01)
+        assert "devices.flush_failed count=1" in caplog.text
+        path.rmdir()
+        (tmp_path / "kept").rename(path)
+        async with asyncio.timeout(5):
+            while not recorder.store.is_open or await recorder.store.device("a") is None:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_rollback_that_fails_too_is_logged_and_the_store_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(*_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async with _recorder(tmp_path / "devices.db") as recorder:
+        database = recorder.store._opened()
+        monkeypatch.setattr(database, "executemany", fails)
+        monkeypatch.setattr(database, "rollback", fails)
+        recorder.table.message_seen("a", "t", b"1", now_ms=1)
+        await recorder.flush()
+        assert "and after that: disk I/O error" in caplog.text
+        assert not recorder.store.is_open
+        await recorder.flush()
+        assert await recorder.store.device("a") is not None
+
+
 async def test_a_file_set_aside_at_start_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
