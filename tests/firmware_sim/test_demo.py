@@ -39,8 +39,10 @@ def start(tmp_path: Path) -> subprocess.Popen[str]:
 @pytest.mark.e2e
 def test_the_demo_loses_nothing_and_says_so_in_time(tmp_path: Path) -> None:
     began_s = time.monotonic()
-    output, _ = start(tmp_path).communicate(timeout=150)
+    demo = start(tmp_path)
+    output, _ = demo.communicate(timeout=150)
     took_s = time.monotonic() - began_s
+    assert demo.returncode == 0, output
     assert "nothing acknowledged was lost" in output, output
     assert output.count("(SIGKILL)") == 2
     assert "demo upstream (Tansu, embedded; not Apache Kafka)" in output
