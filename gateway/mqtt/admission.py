@@ -15,7 +15,7 @@ from gateway.mqtt.errors import (
     ServerShuttingDown,
     StorageUnavailable,
 )
-from gateway.mqtt.inbound import Inbound
+from gateway.mqtt.inbound import Inbound, check_response_topic
 from gateway.mqtt.packets import LEVEL_3_1_1, LEVEL_5_0, ConnAck, Connect
 from gateway.mqtt.properties import Properties
 from gateway.mqtt.reason_codes import ReasonCode, connack_return_code
@@ -33,11 +33,10 @@ def admit(connection: "Connection", broker: "Broker", packet: Connect) -> None:
     connection.level = packet.level
     _check(broker, packet)
     client_id = packet.client_id or f"auto-{broker.rng.getrandbits(64):016x}"
-    connection.keep_alive_s = packet.keep_alive_s
-    if packet.level == LEVEL_5_0:
-        keep_alive_s_max = broker.limits.keep_alive_s_max
-        if not 0 < packet.keep_alive_s <= keep_alive_s_max:
-            connection.keep_alive_s = keep_alive_s_max  # [MQTT-3.2.2-21] told as Server Keep Alive
+    # [MQTT-3.2.2-21] told as Server Keep Alive; 3.1.1 3.1.2.10 allows it without telling.
+    connection.keep_alive_s = min(packet.keep_alive_s, broker.limits.keep_alive_s_max)
+    if packet.level == LEVEL_5_0 and not packet.keep_alive_s:
+        connection.keep_alive_s = broker.limits.keep_alive_s_max
     expiry_s = granted_expiry_s(_requested_expiry_s(packet), broker.limits)
     opened = broker.sessions.open(
         connection, client_id, clean=packet.clean_start, expiry_s=expiry_s
@@ -70,7 +69,7 @@ def admit(connection: "Connection", broker: "Broker", packet: Connect) -> None:
 
 def refusal(reason: ReasonCode, text: str, level: int) -> bytes:
     """The CONNACK that refuses; b"" where there is none to send (3.1.1, or no version known)."""
-    if level == LEVEL_5_0 or (level > LEVEL_5_0):
+    if level >= LEVEL_5_0:
         packet = ConnAck(
             session_present=False, code=reason, properties=Properties(reason_string=text)
         )
@@ -101,6 +100,7 @@ def _check(broker: "Broker", packet: Connect) -> None:
         )
         if packet.will.retain and packet.level == LEVEL_5_0:
             raise RetainNotSupported("retained messages are not kept")  # [MQTT-3.2.2-13]
+        check_response_topic(packet.will.properties)
 
 
 def _requested_expiry_s(packet: Connect) -> int:

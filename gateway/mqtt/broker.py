@@ -115,7 +115,7 @@ class Broker:
         self.committer = committer
         self.request = committer.request
         self.listener: Listener = listener or NoListener()
-        self.sessions = SessionTable(log, limits, now_ms())
+        self.sessions = SessionTable(log, limits, now_ms(), rng)
         self.tree = self.sessions.tree
         self.connections: set[Endpoint] = set()
         self.waiting: list[Endpoint] = []
@@ -123,6 +123,8 @@ class Broker:
         self.inbox: list[Arrival] = []
         """What was read and is not yet in the log, in order."""
         self.inbox_bytes = 0
+        self.partial_bytes = 0
+        """Of packets that are not whole, on all connections."""
         self.large_bytes = ingest.record_bytes_max - _record_overhead_bytes_max(limits)
         """A read that is no larger holds no message that is too large for a record."""
         committer.add_preparer(self.prepare)

@@ -25,6 +25,7 @@ from gateway.mqtt.errors import (
     PacketTooLarge,
     PeerError,
     ProtocolError,
+    QuotaExceeded,
     ReceiveMaximumExceeded,
 )
 from gateway.mqtt.packets import LEVEL_5_0, Connect
@@ -78,8 +79,9 @@ class Connection(Endpoint):
         """Fixed header and topic of the last PUBLISH."""
         self._is_large_read = False
         self._size = 0
+        """Size of the packet that `_prefix` begins."""
         self._lone_bytes = 0
-        """Size of the packet that `_prefix` begins, when it is a PUBLISH of QoS 1."""
+        """The same when a lone packet like it can take the short way, else 0."""
 
     def opened(self) -> None:
         """The transport is there: from now on the wire can be used."""
@@ -110,12 +112,11 @@ class Connection(Endpoint):
         """Bytes from the client. Never raises for what the client did."""
         if self._rest_bytes:
             self._rest.append(data)
-            self._rest_bytes += len(data)
-            if self._rest_bytes < self._needed_bytes:
+            self._keep_rest(len(data))
+            if self.is_ended or self._rest_bytes < self._needed_bytes:
                 return
             data = b"".join(self._rest)
-            self._rest.clear()
-            self._rest_bytes = 0
+            self.forget_rest()
         elif len(data) == self._lone_bytes and data.startswith(self._prefix):
             # One message of QoS 1 like the one before, and nothing else: the device that waits
             # for its PUBACK. The same as `_parse` does, without its loop.
@@ -154,7 +155,20 @@ class Connection(Endpoint):
         if used != len(data) and not self.is_ended:
             rest = data[used:]
             self._rest.append(rest)
-            self._rest_bytes = len(rest)
+            self._keep_rest(len(rest))
+
+    def _keep_rest(self, size: int) -> None:
+        """`size` bytes of a packet that is not whole were kept."""
+        self._rest_bytes += size
+        broker = self._broker
+        broker.partial_bytes += size
+        if broker.partial_bytes > broker.limits.partial_bytes_max:
+            self.end(QuotaExceeded("too many packets of all clients are incomplete"))
+
+    def forget_rest(self) -> None:
+        self._broker.partial_bytes -= self._rest_bytes
+        self._rest.clear()
+        self._rest_bytes = 0
 
     def _parse_connect(self, data: bytes) -> int:
         """The first packet must be a CONNECT, of bounded size [MQTT-3.1.0-1]."""
@@ -334,7 +348,10 @@ class Connection(Endpoint):
         if packet_id in session.received:
             self.defer(_PUBREC + id_bytes)
             return
-        if len(session.received) + self.unacknowledged_count >= self._receive_max:
+        if (
+            self.level == LEVEL_5_0
+            and len(session.received) + self.unacknowledged_count >= self._receive_max
+        ):
             raise ReceiveMaximumExceeded(f"over {self._receive_max} messages unreleased")
         broker = self._broker
         broker.store()  # what came before is to be before it in the log

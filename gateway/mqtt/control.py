@@ -18,7 +18,6 @@ from gateway.mqtt.errors import (
 from gateway.mqtt.packets import (
     LEVEL_5_0,
     Auth,
-    Connect,
     Disconnect,
     PingReq,
     PubAck,
@@ -74,8 +73,6 @@ def handle_control(
             _disconnect(connection, broker, session, packet)
         case Auth():
             raise ProtocolError("AUTH without an authentication method")  # [MQTT-4.12.0-6]
-        case Connect():
-            raise SecondConnect("CONNECT on a connected connection")
         case _:
             raise ProtocolError(f"{type(packet).__name__} from a client")
 

@@ -15,7 +15,7 @@ from gateway.mqtt.properties import NO_PROPERTIES, Properties, encode_properties
 from gateway.mqtt.reason_codes import ReasonCode
 from gateway.mqtt.wire import encode_binary, encode_varint
 
-_PACKET_ID_MAX = 65_535
+PACKET_ID_MAX = 65_535
 _MESSAGE_OVERHEAD_BYTES = 400
 """Memory of a message that waits, beside its payload: measured. Queues are bounded by memory."""
 
@@ -106,12 +106,17 @@ class Outbox:
     def waiting_count(self) -> int:
         return len(self._queue) + len(self._in_flight)
 
+    def start_ids_after(self, packet_id: int) -> None:
+        """After a restart: the client may hold identifiers of QoS 2 that are no longer known here,
+        and would take a new message with one of them for the old one."""
+        self._last_id = packet_id
+
     def attach(
         self, *, level: int, receive_maximum: int | None, packet_bytes_max: int | None, now_ms: int
     ) -> bytes:
         """A client is (again) there: what was in flight is sent again [MQTT-4.4.0-1]."""
         self._level = level
-        self._window = min(self._in_flight_max, receive_maximum or _PACKET_ID_MAX)
+        self._window = min(self._in_flight_max, receive_maximum or PACKET_ID_MAX)
         self._packet_bytes_max = packet_bytes_max
         parts: list[bytes] = []
         for packet_id, delivery in self._in_flight.items():
@@ -190,7 +195,7 @@ class Outbox:
     def _next_id(self) -> int:
         packet_id = self._last_id
         while True:
-            packet_id = packet_id % _PACKET_ID_MAX + 1
+            packet_id = packet_id % PACKET_ID_MAX + 1
             if packet_id not in self._in_flight:
                 self._last_id = packet_id
                 return packet_id

@@ -205,6 +205,9 @@ class Endpoint:
     def forget_routes(self) -> None:
         """For the reading half."""
 
+    def forget_rest(self) -> None:
+        """Likewise: what it has of a packet that is not whole."""
+
     # -- life ----------------------------------------------------------------------------------
 
     def sweep(self, now_ms: int) -> None:
@@ -268,6 +271,7 @@ class Endpoint:
         self.is_ended = True
         self.is_connected = False
         self.forget_routes()
+        self.forget_rest()
         self._wire.close()
         self._broker.gone(self, will)
         if was_connected and not is_takeover:

@@ -20,7 +20,6 @@
     +-- ServerEnds                not the client's fault: the server ends the connection
         +-- SessionTakenOver            0x8E
         +-- ServerShuttingDown          0x8B
-        +-- ServerBusy                  0x89
         +-- StorageFailed               0x83  the log failed: nothing is acknowledged any more
         +-- StorageUnavailable          0x88  ... and a new client is not taken
         +-- StorageFull                 0x97  the log refuses new messages
@@ -118,10 +117,6 @@ class SessionTakenOver(ServerEnds):
 
 class ServerShuttingDown(ServerEnds):
     reason = ReasonCode.SERVER_SHUTTING_DOWN
-
-
-class ServerBusy(ServerEnds):
-    reason = ReasonCode.SERVER_BUSY
 
 
 class StorageFailed(ServerEnds):

@@ -116,6 +116,7 @@ class Inbound:
         given = NO_PROPERTIES
         if len(properties) > 1:
             given = read_properties(Reader(properties), PacketType.PUBLISH)
+            check_response_topic(given)
             if given.subscription_ids:
                 raise ProtocolError("Subscription Identifier from a client")  # [MQTT-3.3.4-6]
             if len(given.user_properties) > self._limits.user_properties_max:
@@ -158,3 +159,10 @@ class Inbound:
             # 3.3.2.3.4: an alias that was never set.
             raise ProtocolError(f"topic alias {alias} is not set")
         return known
+
+
+def check_response_topic(properties: Properties) -> None:
+    """[MQTT-3.3.2-14] it is a topic name, without wildcards."""
+    topic = properties.response_topic
+    if topic is not None and ("+" in topic or "#" in topic):
+        raise ProtocolError("wildcard in a Response Topic")

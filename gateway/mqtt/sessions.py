@@ -6,9 +6,11 @@ due are handed to the broker.
 """
 
 from collections.abc import Iterator
+from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.limits import MqttLimits
+from gateway.mqtt.delivery import PACKET_ID_MAX
 from gateway.mqtt.errors import QuotaExceeded, SessionTakenOver
 from gateway.mqtt.packets import Will
 from gateway.mqtt.session import EXPIRY_NEVER_S, Session, SessionStore, Subscription, Target
@@ -30,7 +32,7 @@ class Opened(NamedTuple):
 
 
 class SessionTable:
-    def __init__(self, log: Log, limits: MqttLimits, now_ms: int) -> None:
+    def __init__(self, log: Log, limits: MqttLimits, now_ms: int, rng: Random) -> None:
         self.limits = limits
         self._store = SessionStore(log, limits)
         self._sessions: dict[str, Session] = {}
@@ -40,6 +42,7 @@ class SessionTable:
         self.tree: FilterTree[str, tuple[Session, Subscription]] = FilterTree()
         for session in self._store.load():
             self._sessions[session.client_id] = session
+            session.outbox.start_ids_after(rng.randrange(PACKET_ID_MAX))
             for subscription in session.subscriptions.values():
                 self.tree.add(subscription.filter, session.client_id, (session, subscription))
             self._set_offline(session, now_ms)

@@ -351,3 +351,15 @@ def test_nobody_is_let_in_beyond_the_sessions_that_are_kept(tmp_path: Path) -> N
     world.connected("one")
     assert world.client(5).connect("two").code == ReasonCode.QUOTA_EXCEEDED
     assert world.client(4).connect("three").code == 3
+
+
+def test_a_3_1_1_client_is_held_to_the_longest_keep_alive_unless_it_asks_for_none(
+    tmp_path: Path,
+) -> None:
+    """3.1.1 3.1.2.10"""
+    world = World(tmp_path, keep_alive_s_max=10)
+    long, none = world.connected("long", 4, keep_alive_s=60_000), world.connected("none", 4)
+    world.pass_seconds(14)
+    assert [client.is_closed for client in (long, none)] == [False, False]
+    world.pass_seconds(3)
+    assert [client.is_closed for client in (long, none)] == [True, False]

@@ -660,3 +660,40 @@ def test_identifiers_released_in_the_round_that_ends_their_session_do_not_come_b
     client.send(PubRel(packet_id=1))
     world.connected(level=4)
     assert world.log.scan_state(b"mqtt/") == []
+
+
+def test_packets_that_came_in_part_are_bounded_over_all_connections(tmp_path: Path) -> None:
+    world = World(tmp_path, partial_bytes_max=1_000)
+    first, second, third = (world.connected(name) for name in ("first", "second", "third"))
+    packet = encode_packet(Publish(topic="a", payload=bytes(800), qos=1, packet_id=1), 5)
+    first.send_bytes(packet[:300])
+    first.send_bytes(packet[300:500])
+    second.send_bytes(packet[:400])
+    assert world.broker.partial_bytes == 900
+    third.send_bytes(packet[:101])
+    assert ended_with(third) == ReasonCode.QUOTA_EXCEEDED
+    assert world.broker.partial_bytes == 900
+    second.lose()
+    assert world.broker.partial_bytes == 500
+    first.send_bytes(packet[500:])
+    assert world.broker.partial_bytes == 0
+    assert first.committed() == [PubAck(packet_id=1)]
+
+
+def test_a_3_1_1_client_may_have_more_unreleased_than_receive_max(tmp_path: Path) -> None:
+    """3.1.1 has no Receive Maximum; were it not read, its PUBREL could not be read either."""
+    world = World(tmp_path, receive_max=3)
+    client = world.connected(level=4)
+    client.send(*(publish(number, 2) for number in range(1, 9)))
+    assert len(client.committed()) == 8
+    client.send(*(PubRel(packet_id=number) for number in range(1, 9)))
+    assert len(client.committed()) == 8
+    assert not client.is_closed and not client.is_paused
+
+
+@pytest.mark.parametrize("topic", ["answer/+", "#"])
+def test_a_response_topic_with_wildcards_is_refused(world: World, topic: str) -> None:
+    """[MQTT-3.3.2-14]"""
+    client = world.connected()
+    client.send(publish(1, properties=Properties(response_topic=topic)))
+    assert ended_with(client) == ReasonCode.PROTOCOL_ERROR

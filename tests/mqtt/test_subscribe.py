@@ -437,3 +437,15 @@ def test_many_subscribes_save_their_session_once_a_round(world: World) -> None:
     world.connected("publisher").send(publish(1, "a"))
     world.commit()
     assert payloads(again) == [b"1"]
+
+
+def test_identifiers_of_deliveries_begin_elsewhere_after_a_restart(world: World) -> None:
+    """The client may still hold one of QoS 2 and would take a new message for the old one."""
+    subscriber(world, "a", qos=2, level=4, **STAYS[4])
+    world.restart()
+    again = world.connected("subscriber", 4, **STAYS[4])
+    world.connected("publisher").send(publish(1, "a", qos=2))
+    world.commit()
+    (delivered,) = again.got()
+    assert isinstance(delivered, Publish)
+    assert delivered.packet_id != 1
