@@ -152,6 +152,8 @@ class Connection(Endpoint):
         except MqttError as error:
             self.end(error)
             return
+        if self._answers:
+            self.write_answers()
         if used != len(data) and not self.is_ended:
             rest = data[used:]
             self._rest.append(rest)

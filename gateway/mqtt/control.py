@@ -56,13 +56,15 @@ def handle_control(
     packet = decode_packet(first_byte, reader, connection.level)
     match packet:
         case PingReq():
-            connection.send(PINGRESP_BYTES)
+            connection.answer(PINGRESP_BYTES)
         case PubAck():
-            connection.send(session.outbox.acknowledged(packet.packet_id, broker.now_ms()))
+            connection.answer(session.outbox.acknowledged(packet.packet_id, broker.now_ms()))
         case PubRec():
-            connection.send(session.outbox.received(packet.packet_id, packet.code, broker.now_ms()))
+            connection.answer(
+                session.outbox.received(packet.packet_id, packet.code, broker.now_ms())
+            )
         case PubComp():
-            connection.send(session.outbox.completed(packet.packet_id, broker.now_ms()))
+            connection.answer(session.outbox.completed(packet.packet_id, broker.now_ms()))
         case PubRel():
             _release(connection, broker, session, packet)
         case Subscribe():
@@ -162,7 +164,7 @@ def _answer_change(
         broker.sessions.changed(session)
         connection.defer(answer)
     else:
-        connection.send(answer)
+        connection.answer(answer)
 
 
 def _disconnect(

@@ -41,6 +41,7 @@ _DRAIN = 8
 
 _PUBACK_BYTE = 0x40
 _REASON_STRING_ROOM_BYTES = 256
+_ANSWERS_BYTES_MAX = 64 * 1024
 
 
 class Wire(Protocol):
@@ -59,6 +60,8 @@ class Endpoint:
 
     __slots__ = (
         "__weakref__",
+        "_answers",
+        "_answers_bytes",
         "_broker",
         "_is_held",
         "_last_active_ms",
@@ -87,6 +90,8 @@ class Endpoint:
         self._write = wire.write
         self._broker = broker
         self._last_active_ms = broker.now_ms()
+        self._answers: list[bytes] = []
+        self._answers_bytes = 0
         self._is_held = False
         self._paused = 0
         self._receive_max = broker.limits.receive_max
@@ -123,6 +128,25 @@ class Endpoint:
             self.defer(data)
         else:
             self._write(data)
+
+    def answer(self, data: bytes) -> None:
+        """As `send`, to a packet of the read that is dealt with: its answers are one write."""
+        if not data or self.is_ended:
+            return
+        if self._is_held:
+            self.defer(data)
+            return
+        self._answers.append(data)
+        self._answers_bytes += len(data)
+        if self._answers_bytes > _ANSWERS_BYTES_MAX:
+            self.write_answers()
+
+    def write_answers(self) -> None:
+        """The read is dealt with, or something else is to be written behind its answers."""
+        answers, self._answers = self._answers, []
+        self._answers_bytes = 0
+        if answers:
+            self._write(b"".join(answers))
 
     def defer(self, data: bytes) -> None:
         """Once all that is in the log's round now is durable."""
@@ -236,6 +260,7 @@ class Endpoint:
                 error.reason,
                 str(error),
             )
+        self.write_answers()
         if not self.is_connected:
             self._write_refusal(error)
         elif self.level == LEVEL_5_0:
@@ -248,6 +273,7 @@ class Endpoint:
 
     def lost(self) -> None:
         """The transport is gone."""
+        self._answers.clear()
         self._close(self.will, is_clean=False)
 
     def _write_refusal(self, error: MqttError) -> None:
@@ -267,6 +293,7 @@ class Endpoint:
     def _close(self, will: Will | None, *, is_clean: bool, is_takeover: bool = False) -> None:
         if self.is_ended:
             return
+        self.write_answers()
         was_connected = self.is_connected
         self.is_ended = True
         self.is_connected = False

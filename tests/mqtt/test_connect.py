@@ -363,3 +363,15 @@ def test_a_3_1_1_client_is_held_to_the_longest_keep_alive_unless_it_asks_for_non
     assert [client.is_closed for client in (long, none)] == [False, False]
     world.pass_seconds(3)
     assert [client.is_closed for client in (long, none)] == [True, False]
+
+
+def test_the_answers_to_a_read_are_one_write_in_order(world: World) -> None:
+    client = world.connected()
+    writes: list[bytes] = []
+    client.connection._write = writes.append  # type: ignore[assignment]
+    client.send_bytes(b"\xc0\0" * 1_000)
+    assert writes == [b"\xd0\0" * 1_000]
+    writes.clear()
+    client.send_bytes(b"\xc0\0\xc0\0\x00\0")
+    assert [data[0] for data in writes] == [0xD0, 0xE0], "they precede the DISCONNECT"
+    assert writes[0] == b"\xd0\0" * 2
