@@ -103,6 +103,7 @@ class Gateway:
             self._loop.add_signal_handler(number, self._end, number)
         # From the first moment: recovery may take long, and the default is to die of it.
         self._loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         async with AsyncExitStack() as parts:
             await self._start(parts)
             self._started = True

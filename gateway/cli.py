@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -47,6 +48,8 @@ def run(
     ] = None,
 ) -> None:
     """Run the gateway until SIGTERM or SIGINT; SIGHUP reads the configuration again."""
+    # Held back until Gateway.run can answer it: the default is to die of it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     flags = Flags(config=config, listen=listen, data=data, upstream=upstream)
     loaded = load(flags, default_data=_default_data())
     _set_up_logging(loaded)

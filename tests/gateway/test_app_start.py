@@ -39,9 +39,31 @@ app.run_gateway(config, reload=reload)
 """
 
 
-def run_with_signal_during_recovery(data: Path, name: str) -> subprocess.CompletedProcess[str]:
+_SIGHUP_BEFORE_THE_LOOP = """
+import os, signal, sys
+from pathlib import Path
+import gateway.cli as cli
+
+set_up_logging, load = cli._set_up_logging, cli.load
+
+def interrupted(config):
+    set_up_logging(config)
+    os.kill(os.getpid(), signal.SIGHUP)
+    cli.load = read_again
+
+def read_again(flags, *, default_data):
+    print("read again", flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+    return load(flags, default_data=default_data)
+
+cli._set_up_logging = interrupted
+cli.run(listen="mqtt://127.0.0.1:0", data=Path(sys.argv[1]))
+"""
+
+
+def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", _SIGNAL_DURING_RECOVERY, str(data), name],
+        [sys.executable, "-c", *arguments],
         capture_output=True,
         text=True,
         timeout=30,
@@ -50,14 +72,20 @@ def run_with_signal_during_recovery(data: Path, name: str) -> subprocess.Complet
 
 
 def test_sighup_during_recovery_is_remembered(tmp_path: Path) -> None:
-    done = run_with_signal_during_recovery(tmp_path / "data", "SIGHUP")
+    done = run_script(_SIGNAL_DURING_RECOVERY, str(tmp_path / "data"), "SIGHUP")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("ready mqtt://")
     assert done.stdout.endswith("read again\n")
 
 
+def test_sighup_before_there_is_a_loop_is_remembered(tmp_path: Path) -> None:
+    done = run_script(_SIGHUP_BEFORE_THE_LOOP, str(tmp_path / "data"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("read again\n")
+
+
 def test_sigterm_during_recovery_ends_it_without_a_readiness_line(tmp_path: Path) -> None:
-    done = run_with_signal_during_recovery(tmp_path / "data", "SIGTERM")
+    done = run_script(_SIGNAL_DURING_RECOVERY, str(tmp_path / "data"), "SIGTERM")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
