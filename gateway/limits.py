@@ -77,7 +77,8 @@ class MqttLimits:
     """QoS 1 and 2 messages sent to one subscriber and not acknowledged."""
 
     delivery_queue_bytes_max: int = 1 * MIB
-    """Memory of QoS 1 and 2 messages that wait for one subscriber; above it they are dropped, and
+    """Memory of QoS 1 and 2 messages that wait for one subscriber or its
+    acknowledgement; above it they are dropped, and
     counted. QoS 0 never waits: it is dropped when the subscriber's connection takes no more."""
 
     write_buffer_bytes_max: int = 256 * KIB

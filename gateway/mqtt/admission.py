@@ -51,14 +51,17 @@ def admit(connection: "Connection", broker: "Broker", packet: Connect) -> None:
         # identifiers would come back and a new message be taken for an old one; so CONNACK waits.
         connection.hold()
     connection.send(answer)
+    outbox = opened.session.outbox
+    dropped_count = outbox.dropped_count
     connection.send(
-        opened.session.outbox.attach(
+        outbox.attach(
             level=packet.level,
             receive_maximum=packet.properties.receive_maximum,
             packet_bytes_max=packet.properties.maximum_packet_bytes,
             now_ms=broker.now_ms(),
         )
     )
+    broker.counters.deliveries_dropped += outbox.dropped_count - dropped_count
     broker.listener.client_connected(
         client_id,
         level=packet.level,

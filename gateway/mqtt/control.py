@@ -54,6 +54,7 @@ def handle_control(
     if first_byte == 0x10:
         raise SecondConnect("CONNECT on a connected connection")  # [MQTT-3.1.0-2]
     packet = decode_packet(first_byte, reader, connection.level)
+    dropped_count = session.outbox.dropped_count
     match packet:
         case PingReq():
             connection.answer(PINGRESP_BYTES)
@@ -77,6 +78,7 @@ def handle_control(
             raise ProtocolError("AUTH without an authentication method")  # [MQTT-4.12.0-6]
         case _:
             raise ProtocolError(f"{type(packet).__name__} from a client")
+    broker.counters.deliveries_dropped += session.outbox.dropped_count - dropped_count
 
 
 def _release(connection: "Endpoint", broker: "Broker", session: Session, packet: PubRel) -> None:

@@ -92,13 +92,16 @@ class Outbox:
 
     def __init__(self, *, in_flight_max: int, queue_bytes_max: int) -> None:
         self._in_flight_max = in_flight_max
-        self._queue_bytes_max = queue_bytes_max
+        self._bytes_max = queue_bytes_max
         self._window = in_flight_max
         self._level = LEVEL_5_0
         self._packet_bytes_max: int | None = None
         self._in_flight: dict[int, Delivery | None] = {}
         self._queue: deque[Delivery] = deque()
-        self._queue_bytes = 0
+        self._bytes = 0
+        """Memory of the messages that wait or are in flight."""
+        self._unsent: dict[int, None] = {}
+        """In flight since an earlier connection, and not sent again on this one yet."""
         self._last_id = 0
         self.dropped_count = 0
 
@@ -118,23 +121,27 @@ class Outbox:
         self._level = level
         self._window = min(self._in_flight_max, receive_maximum or PACKET_ID_MAX)
         self._packet_bytes_max = packet_bytes_max
+        # PUBRELs at once; a message only where the new window has room for it.
+        self._unsent = {key: None for key, value in self._in_flight.items() if value is not None}
         parts: list[bytes] = []
-        for packet_id, delivery in self._in_flight.items():
+        for packet_id, delivery in list(self._in_flight.items()):
             if delivery is None:
                 parts.append(encode_packet(PubRel(packet_id=packet_id), level))
-            else:
-                parts.append(encode_delivery(delivery, level, packet_id, now_ms, dup=True))
+            elif len(self._in_flight) - len(self._unsent) < self._window:
+                parts.append(self._send_again(packet_id, now_ms))
         return b"".join(parts) + self._fill(now_ms)
 
     def push(self, delivery: Delivery, now_ms: int, *, can_send: bool) -> bytes:
         """One message of QoS 1 or 2; b"" when it has to wait (or was dropped)."""
-        if can_send and not self._queue and len(self._in_flight) < self._window:
-            return self._send(delivery, now_ms)
         size = delivery.message.size_bytes
-        if self._queue_bytes + size > self._queue_bytes_max:
+        sends = can_send and not self._queue and self._has_room()
+        is_over = self._bytes + size > self._bytes_max
+        if is_over and (self._bytes or not sends):
             self.dropped_count += 1
             return b""
-        self._queue_bytes += size
+        self._bytes += size
+        if sends:
+            return self._send(delivery, now_ms)
         self._queue.append(delivery)
         return b""
 
@@ -142,6 +149,7 @@ class Outbox:
         """PUBACK. Unknown identifiers are ignored: it may be a late answer to a sent-again one."""
         delivery = self._in_flight.get(packet_id)
         if delivery is not None and delivery.qos == 1:
+            self._taken(packet_id)
             del self._in_flight[packet_id]
         return self._fill(now_ms)
 
@@ -151,10 +159,10 @@ class Outbox:
             delivery = self._in_flight[packet_id]
             if delivery is not None and delivery.qos != 2:
                 return b""
+            self._taken(packet_id)
             if code >= ReasonCode.UNSPECIFIED_ERROR:
                 del self._in_flight[packet_id]
                 return self._fill(now_ms)
-            self._in_flight[packet_id] = None
             return encode_packet(PubRel(packet_id=packet_id), self._level)
         return encode_packet(
             PubRel(packet_id=packet_id, code=ReasonCode.PACKET_IDENTIFIER_NOT_FOUND), self._level
@@ -170,23 +178,47 @@ class Outbox:
         """What can be sent now that the connection takes bytes again."""
         return self._fill(now_ms)
 
+    def _has_room(self) -> bool:
+        return not self._unsent and len(self._in_flight) < self._window
+
     def _fill(self, now_ms: int) -> bytes:
-        if not self._queue or len(self._in_flight) >= self._window:
-            return b""
         parts: list[bytes] = []
-        while self._queue and len(self._in_flight) < self._window:
-            delivery = self._queue.popleft()
-            self._queue_bytes -= delivery.message.size_bytes
-            parts.append(self._send(delivery, now_ms))
+        while self._unsent and len(self._in_flight) - len(self._unsent) < self._window:
+            parts.append(self._send_again(next(iter(self._unsent)), now_ms))
+        while self._queue and self._has_room():
+            parts.append(self._send(self._queue.popleft(), now_ms))
         return b"".join(parts)
 
+    def _send_again(self, packet_id: int, now_ms: int) -> bytes:
+        delivery = self._in_flight[packet_id]
+        assert delivery is not None
+        data = encode_delivery(delivery, self._level, packet_id, now_ms, dup=True)
+        if self._packet_bytes_max is not None and len(data) > self._packet_bytes_max:
+            self.dropped_count += 1  # [MQTT-3.1.2-25]
+            self._taken(packet_id)
+            del self._in_flight[packet_id]
+            return b""
+        del self._unsent[packet_id]
+        return data
+
+    def _taken(self, packet_id: int) -> None:
+        """The client has the message: it takes no memory from here on, and is not sent again."""
+        self._unsent.pop(packet_id, None)
+        delivery = self._in_flight[packet_id]
+        if delivery is not None:
+            self._bytes -= delivery.message.size_bytes
+            self._in_flight[packet_id] = None
+
     def _send(self, delivery: Delivery, now_ms: int) -> bytes:
+        """A message that is counted in `_bytes`."""
         expires_at_ms = delivery.message.expires_at_ms
         if expires_at_ms is not None and expires_at_ms <= now_ms:
+            self._bytes -= delivery.message.size_bytes
             return b""  # [MQTT-3.3.2-5]
         packet_id = self._next_id()
         data = encode_delivery(delivery, self._level, packet_id, now_ms)
         if self._packet_bytes_max is not None and len(data) > self._packet_bytes_max:
+            self._bytes -= delivery.message.size_bytes
             self.dropped_count += 1  # [MQTT-3.1.2-25] as if it had been delivered
             return b""
         self._in_flight[packet_id] = delivery

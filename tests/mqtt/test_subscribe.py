@@ -449,3 +449,56 @@ def test_identifiers_of_deliveries_begin_elsewhere_after_a_restart(world: World)
     (delivered,) = again.got()
     assert isinstance(delivered, Publish)
     assert delivered.packet_id != 1
+
+
+def test_what_is_in_flight_is_bounded_by_bytes(tmp_path: Path) -> None:
+    world = World(tmp_path, delivery_queue_bytes_max=10_000)
+    client = subscriber(world, "a", qos=1)
+    publisher = world.connected("publisher")
+    for size in (20_000, 1, 1):
+        publisher.send(Publish(topic="a", payload=bytes(size), qos=1, packet_id=1))
+        world.commit()
+    (large,) = client.got()
+    assert isinstance(large, Publish), "one is always sent"
+    assert world.broker.counters.deliveries_dropped == 2
+    client.send(PubAck(packet_id=large.packet_id))
+    for _ in range(5):
+        publisher.send(Publish(topic="a", payload=bytes(3_000), qos=1, packet_id=1))
+    world.commit()
+    assert len(client.got()) == 2
+    assert world.broker.counters.deliveries_dropped == 5
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+def test_after_a_reconnect_no_more_is_sent_again_than_the_new_window_and_size(
+    world: World, qos: int
+) -> None:
+    stays = STAYS[5]
+    client = subscriber(world, "a", qos=qos, **stays)
+    publisher = world.connected("publisher")
+    for size in (1, 2, 500, 3):
+        publisher.send(
+            Publish(topic="a", payload=bytes(size), qos=1 if qos == 1 else 2, packet_id=size)
+        )
+    world.commit()
+    assert len(client.got()) == 4
+    client.lose()
+    narrow = Properties(session_expiry_s=3600, receive_maximum=1, maximum_packet_bytes=100)
+    again = world.connected("subscriber", clean=False, properties=narrow)
+    sizes = []
+    for _ in range(3):
+        (packet,) = again.got()
+        assert isinstance(packet, Publish) and packet.dup
+        sizes.append(len(packet.payload))
+        if qos == 1:
+            again.send(PubAck(packet_id=packet.packet_id))
+        else:
+            again.send(PubRec(packet_id=packet.packet_id))
+            assert again.got() == [PubRel(packet_id=packet.packet_id)]
+            again.send(PubComp(packet_id=packet.packet_id))
+    assert sizes == [1, 2, 3]
+    assert again.got() == []
+    assert world.broker.counters.deliveries_dropped == 1
+    session = world.broker.sessions._sessions["subscriber"]
+    assert session.outbox._bytes == 0
+    assert session.outbox.waiting_count == 0
