@@ -328,7 +328,8 @@ class Bridge:
         lane.outstanding.clear()
         for channel in self._channels:
             if channel.lane is lane:
-                channel.core.lost()
+                # What it has in flight may be on the lane that led it before: that is not lost.
+                channel.core.moved()
         if not self._is_stopping and self._control is not None:
             self._control.leaders_moved()
 

@@ -70,18 +70,19 @@ class Known:
         attempt = self.attempt
         if attempt is None:
             return self.cursor
-        is_young = wall_ms - attempt.at_ms < never_reached_ms
+        is_young = 0 <= wall_ms - attempt.at_ms < never_reached_ms  # the clock may have gone back
         if is_young and not self.is_confirmed and not is_new:
             return self.cursor  # what was sent never arrived: no broker forgets so soon
         return self.maybe_sent_end
 
-    def offset_behind(self, sequence: int, *, durable_end: int) -> int:
+    def offset_behind(self, sequence: int) -> int:
         """Where to go on when Kafka's last record of ours has that sequence. Below the cursor: the
-        upstream has lost what it had acknowledged, or never was ours."""
-        end = self.maybe_sent_end
-        if self.attempt is not None:
-            end = max(end, min(self.attempt.until, durable_end))
-        return offset_after(sequence, near=self.cursor, end=end)
+        upstream has lost what it had acknowledged; negative: no record here has it.
+
+        Records beyond what may have been sent are none of Kafka's, whatever it says: a disk that
+        went back in time gives their offsets again.
+        """
+        return offset_after(sequence, near=self.cursor, end=self.maybe_sent_end)
 
     def lost(self, offset: int) -> None:
         """The upstream ends at `offset`, below the cursor."""

@@ -367,9 +367,9 @@ class Replicator:
     def _go_on_after(self, sequence: int, standing: Standing) -> None:
         """Kafka's last record of ours has that sequence."""
         known = self.known
-        offset = known.offset_behind(sequence, durable_end=self._durable_end)
+        offset = known.offset_behind(sequence)
         if offset < known.cursor:
-            if offset < self._start_offset:
+            if offset < 0:
                 self._renew(f"the upstream's last sequence {sequence} is none to go on from")
                 return
             self.counts.upstream_lost += known.cursor - offset

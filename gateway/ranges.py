@@ -54,10 +54,12 @@ RANGES: Final[Mapping[type, Mapping[str, Range]]] = {
     },
     LogLimits: {
         "journal_bytes": Range(4 * MIB, 16 * GIB, "less stalls ingest, more makes a start long"),
+        "pending_bytes_max": Range(64 * KIB, 16 * MIB, "recovery looks no further ahead"),
         "journal_reserve_bytes": Range(64 * KIB, 8 * GIB, "cursors and sessions go there"),
-        "frame_bytes_max": Range(64 * KIB, 64 * MIB, "one fdatasync carries it"),
+        "frame_bytes_max": Range(64 * KIB, 8 * MIB, "one fdatasync carries it"),
         "chunk_bytes_max": Range(1 * KIB, 960 * KIB, "a batch must fit into Kafka's default"),
         "record_bytes_max": Range(1 * KIB, 1000 * KIB, "with framing it must fit into Kafka's"),
+        "chunk_records_max": Range(1, 8_192, "offset deltas take two bytes at most"),
         "segment_bytes_max": Range(
             64 * KIB, 2**31 - 1, "Kafka's indexes hold positions in 31 bits"
         ),
@@ -94,6 +96,7 @@ def check_together(document: Document, limits: MqttLimits, log: LogLimits) -> No
         )
     for name, factor, why in (
         ("journal_reserve_bytes", 2, "half of the journal is for records"),
+        ("pending_bytes_max", 1, "what waits for the disk must find room"),
         ("frame_bytes_max", 4, "a checkpoint must be done before its frames are written over"),
         ("record_bytes_max", 4, "a checkpoint must be done before its frames are written over"),
     ):

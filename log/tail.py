@@ -21,7 +21,7 @@ from log.frame import Run
 from log.limits import LogLimits
 from log.rebatch import Block, merge_blocks
 from log.record_batch import RecordTemplate
-from log.varint import VARINT, varint
+from log.varint import TABLE_SIZE, VARINT, varint
 
 RECORD_OVERHEAD_BYTES = 16
 """At most: length (3), attributes (1), timestamp delta (5 for 12 days), offset delta (2), value
@@ -36,6 +36,7 @@ class Tail:
     """The chunks of one partition, oldest first."""
 
     def __init__(self, limits: LogLimits, partition_id: int, end_offset: int) -> None:
+        assert limits.chunk_records_max <= TABLE_SIZE, "offset deltas are looked up in the table"
         self._limits = limits
         self._partition_id = partition_id
         self.chunks: list[Chunk] = []

@@ -344,3 +344,40 @@ def test_a_sequence_names_the_offset_behind_it(
     sequence: int, near: int, end: int, expected: int
 ) -> None:
     assert offset_after(sequence, near=near, end=end) == expected
+
+
+def test_records_given_again_after_a_disk_went_back_are_not_taken_for_those_kafka_has() -> None:
+    """Kafka has more of ours than this log ever said it may have sent: none of it is this log's."""
+    driver = Driver(end=150, cursor=100, attempt=Attempt(until=262_144, at_ms=0))
+    driver.end = 5000
+    driver.look()
+    driver.stands(1999, log_end=2000, watermark=2000)
+    assert driver.core.cursor == 100
+    assert driver.core.identity is None
+    assert driver.core.counts.renewed == 1
+
+
+def test_what_the_upstream_lost_is_sent_again_from_where_the_log_still_begins() -> None:
+    driver = Driver(start=500, end=1000, cursor=1000)
+    driver.stands(399, log_end=400, watermark=400)
+    counts = driver.core.counts
+    assert (counts.upstream_lost, counts.dropped) == (600, 100)
+    assert driver.core.cursor == 500
+    assert driver.core.identity is None, "a hole in the sequence is passed by a new producer"
+
+
+def test_what_is_in_flight_to_the_old_leader_outlives_the_new_ones_connection() -> None:
+    driver = Driver()
+    driver.flowing()
+    driver.core.moved()
+    driver.core.moved()
+    assert len(driver.core.pipeline.in_flight) == 5
+    driver.answer(0, 0, 0, 0, 0)
+    assert driver.core.wants_standing(driver.now_ms + 60_000)
+
+
+def test_an_attempt_of_the_future_is_not_young() -> None:
+    """The board had no clock when it started: what may have been sent is marked all the same."""
+    driver = Driver(cursor=None, attempt=Attempt(until=50, at_ms=10_000_000 + _HOUR_MS))
+    driver.stands(None)
+    assert driver.plan().shape.mark_until == 50

@@ -265,7 +265,20 @@ def test_default_data_directory(environment: dict[str, str], is_root: bool, expe
         ("[limits]\npacket_bytes_max = 1_000_000", "A packet becomes one record"),
         ("[log]\nrecord_bytes_max = '64 KiB'", "lower packet_bytes_max"),
         ("[log]\njournal_bytes = '15 MiB'", "At least 16777216 for journal_bytes"),
-        ("[log]\nframe_bytes_max = '17 MiB'", "at most 16777216 for frame_bytes_max"),
+        ("[log]\nframe_bytes_max = '9 MiB'", "From 65536 to 8388608"),
+        ("[log]\nchunk_records_max = 10_000", "From 1 to 8192"),
+        (
+            "[log]\nframe_bytes_max = '5 MiB'\njournal_bytes = '16 MiB'",
+            "at most 4194304 for frame_bytes_max",
+        ),
+        (
+            "[log]\njournal_reserve_bytes = '9 MiB'\njournal_bytes = '16 MiB'",
+            "At least 18874368 for journal_bytes",
+        ),
+        (
+            "[upstream.a]\nurl = 'kafka://a'\ntopic = 'all'",
+            "put {stream} into it",
+        ),
     ],
 )
 def test_limit_that_cannot_be_is_refused_with_what_can_and_why(

@@ -52,9 +52,10 @@ async def test_a_round_of_state_is_closed_at_the_size_of_a_frame_and_congests(
         log.put_state(b"session/%d" % number, bytes(400_000))
         committer.request()
     assert log.state.round_bytes < log.frame_bytes_max
-    assert committer.congested
+    congested = [committer.congested]
     await asyncio.wait_for(committer.flush(), 10)
-    assert not committer.congested
+    congested.append(committer.congested)
+    assert congested == [True, False]
     await committer.close()
     log.close()
 
