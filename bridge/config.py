@@ -76,12 +76,6 @@ class UpstreamConfig:
                 f"security {self.security.protocol}: user name and password are needed"
             )
         self.topic_for("stream")
-        one_stream = self.streams is not None and len(self.streams) == 1
-        if not one_stream and self.topic_for("stream") == self.topic_for("another"):
-            raise ConfigError(
-                f"topic template {self.topic_template!r} gives every stream the same topic:"
-                " put {stream} into it, or ship one stream"
-            )
 
     def topic_for(self, stream: str) -> str:
         """The upstream topic of a stream. ConfigError if it cannot be a topic of Kafka."""

@@ -269,9 +269,18 @@ def _upstream(name: str, table: Table, streams: Mapping[str, StreamSpec]) -> Ups
         table.problem("url", f"url = {url!r} is no address", str(error))
         return None
     try:
-        return UpstreamConfig(
+        upstream = UpstreamConfig(
             name=name, bootstrap=addresses, streams=frozenset(wanted) or None, **options
         )
+        shipped = [each for each in streams if not wanted or each in wanted]
+        topics = {upstream.topic_for(each) for each in shipped}
     except ConfigError as error:
         table.problem("topic", str(error), "Kafka takes letters, digits, dots, dashes, underscores")
         return None
+    if len(topics) < len(shipped):
+        table.problem(
+            "topic",
+            f"several streams would share a topic: {', '.join(sorted(topics))}",
+            "Put {stream} into it, or name one stream in streams",
+        )
+    return upstream

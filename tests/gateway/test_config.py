@@ -276,8 +276,8 @@ def test_default_data_directory(environment: dict[str, str], is_root: bool, expe
             "At least 18874368 for journal_bytes",
         ),
         (
-            "[upstream.a]\nurl = 'kafka://a'\ntopic = 'all'",
-            "put {stream} into it",
+            "[stream.more]\n[upstream.a]\nurl = 'kafka://a'\ntopic = 'all'",
+            "Put {stream} into it",
         ),
     ],
 )
