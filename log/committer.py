@@ -142,8 +142,8 @@ class Committer:
             call_guarded(prepare)
         try:
             frame = self._log.cut()
-        except LogFailed as error:
-            self._failed(error)
+        except LogFailed as failure:
+            self._abandon(failure)
             return
         if frame is None and not self._log.round_empty:
             self.starved = True
@@ -175,6 +175,8 @@ class Committer:
             self._deliver(rounds)
 
     def _written(self) -> None:
+        if self._log.failure:
+            return  # everybody was told so while this write was under way
         rounds, self._writing = self._writing, []
         self._log.durable([closed.frame for closed in rounds if closed.frame])
         self._deliver(rounds)
@@ -192,8 +194,11 @@ class Committer:
                     waiter.set_result(None)
 
     def _failed(self, error: Exception) -> None:
-        failure = self._log.fail(error)
-        logger.critical("journal.failed error=%r", str(error))
+        self._abandon(self._log.fail(error))
+
+    def _abandon(self, failure: LogFailed) -> None:
+        """Nothing that is not durable yet ever will be: tells all who wait for it."""
+        logger.critical("journal.failed error=%r", str(failure))
         waiters = self._waiters
         for closed in (*self._writing, *self._closed):
             waiters += closed.waiters
