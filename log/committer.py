@@ -66,6 +66,7 @@ class Committer:
         self._preparers: list[Callable[[], None]] = []
         self._relief: list[Callable[[], None]] = []
         self._scheduled = False
+        self._later: asyncio.TimerHandle | None = None
         self._asked_while_writing = False
         self.starved = False
         """The journal has no room for the current round: `room_made` when there is some."""
@@ -90,7 +91,22 @@ class Committer:
         """The current round should be made durable soon. Cheap: call it after every append."""
         if not self._scheduled:
             self._scheduled = True
+            if self._later is not None:
+                self._later.cancel()
+                self._later = None
             self._loop.call_soon(self._turn)
+        self._close_if_full()
+
+    def request_later(self) -> None:
+        """As `request`, for records that nobody waits for: within `unawaited_ms`, in one frame with
+        all that came till then.
+        """
+        if not self._scheduled and self._later is None:
+            delay_s = self._log.limits.unawaited_ms / 1000
+            self._later = self._loop.call_later(delay_s, self.request)
+        self._close_if_full()
+
+    def _close_if_full(self) -> None:
         if self._log.round_bytes + self._log.state.round_bytes >= self._log.frame_bytes_max:
             self._close_round()
             self._update_congestion()
@@ -217,7 +233,7 @@ class Committer:
             self.starved
             or log.round_bytes + log.state.round_bytes + log.in_flight_bytes
             > limits.pending_bytes_max
-            or (log.tail_bytes > limits.tail_bytes_max and not log.disk_full)
+            or (log.tail_bytes > limits.tail_bytes_max and not log.stalled)
         )
         if not self.congested and self._relief:
             callbacks, self._relief = self._relief, []

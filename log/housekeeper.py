@@ -4,8 +4,9 @@ Owns one worker thread and one task. It wakes when frames became durable and the
 do, and every second. Steps run one after the other, so that no checkpoint is taken while a seal
 job is under way.
 
-A disk without room is a state, not an end: sealing is tried again each second, and until it
-succeeds the log takes records only as far as journal and memory reach (Log.append raises LogFull).
+A disk that has no room, or fails a write to a segment, is a state and not an end: what failed is
+tried again each second, and until all of it has succeeded the log takes records only as far as
+journal and memory reach (Log.append raises LogFull).
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Housekeeper:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="housekeeper")
         self._task: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
+        self._failing: dict[object, OSError] = {}
+        """What could not be written, by step: a partition, or the name of another."""
         self._checkpoint_ms = loop.time() * 1000
         self._retain_s = loop.time() + RETENTION_S
         self._checkpointed_sequence = log.journal.synced_sequence
@@ -84,24 +87,51 @@ class Housekeeper:
         """
         good = True
         for partition, close_open in self._due():
-            good &= await self._try(self._seal(partition, close_open=close_open))
+            good &= await self._try(partition, self._seal(partition, close_open=close_open))
         if self._checkpoint_due():
-            good &= await self._try(self._checkpoint())
-        if self._loop.time() >= self._retain_s or self._log.disk_full:
+            good &= await self._try("checkpoint", self._checkpoint())
+        if self._loop.time() >= self._retain_s or self._log.stalled:
             self._retain_s = self._loop.time() + RETENTION_S
-            good &= await self._try(self._retain())
+            good &= await self._try("retention", self._retain())
         return good
 
-    async def _try(self, step: Coroutine[None, None, None]) -> bool:
+    async def _try(self, name: object, step: Coroutine[None, None, None]) -> bool:
         try:
             await step
         except OSError as error:
-            self._trouble(error)
+            self._failed(name, error)
             return False
         except Exception:
             logger.exception("housekeeping.failed")
             return False
+        self._succeeded(name)
         return True
+
+    def _failed(self, name: object, error: OSError) -> None:
+        if name not in self._failing:
+            if _no_room(error):
+                logger.error("disk.full error=%r", str(error))
+            else:
+                logger.error("disk.failing error=%r", str(error))
+        self._failing[name] = error
+        self._update_stalled()
+
+    def _succeeded(self, name: object) -> None:
+        if self._failing.pop(name, None) is not None and not self._failing:
+            logger.warning("disk.good_again")
+        self._update_stalled()
+
+    def _update_stalled(self) -> None:
+        """Retention that fails only leaves files: nothing waits for it."""
+        errors = [error for name, error in self._failing.items() if name != "retention"]
+        if not errors:
+            self._log.stalled = ""
+        elif any(map(_no_room, errors)):
+            self._log.stalled = (
+                "the disk is full: make room, shorten a stream's retention, or restore the uplink"
+            )
+        else:
+            self._log.stalled = f"the disk fails ({errors[0]}): see the system's log, replace it"
 
     def _due(self) -> list[tuple[Partition, bool]]:
         """Partitions to seal, and whether with their open chunk."""
@@ -121,7 +151,7 @@ class Housekeeper:
                 tight and (tail.first_sequence or middle) < middle
             )
             heavy = full and tail.bytes * 2 * len(log.partitions) >= log.tail_bytes
-            if old or heavy or partition.seal_full():
+            if old or heavy or partition.seal_full() or partition in self._failing:
                 due.append((partition, old or heavy))
         return due
 
@@ -131,14 +161,13 @@ class Housekeeper:
             return
         sealed = await self._loop.run_in_executor(self._worker, partition.write_sealed, job)
         self._log.sealed(partition, sealed)
-        if self._log.disk_full:
-            self._log.disk_full = False
-            logger.warning("disk.room_again")
         self._committer.room_made()
 
     def _checkpoint_due(self) -> bool:
         """When it would free journal space that is short, or the last one is old."""
         log = self._log
+        if "checkpoint" in self._failing:
+            return True
         frees = log.needed_sequence > log.journal.first_sequence
         if frees and self._journal_tight():
             return True
@@ -158,10 +187,6 @@ class Housekeeper:
             removed = await self._loop.run_in_executor(self._worker, self._log.delete_expired)
             logger.info("retention.removed segments=%d", removed)
 
-    def _trouble(self, error: OSError) -> None:
-        if error.errno in _NO_ROOM:
-            if not self._log.disk_full:
-                logger.error("disk.full error=%r", str(error))
-            self._log.disk_full = True
-        else:
-            logger.error("housekeeping.failed error=%r", str(error))
+
+def _no_room(error: OSError) -> bool:
+    return error.errno in _NO_ROOM

@@ -25,7 +25,11 @@ class LogLimits:
     """A round is closed into a frame at this size even if the loop iteration is not over: it bounds
     what one fdatasync carries and what is lost time when it fails."""
 
-    pending_bytes_max: int = 4 * MIB
+    unawaited_ms: int = 5
+    """A round of records that nobody waits for (QoS 0) is closed after this. A power cut can take
+    them anyway until then; a frame a turn of the loop would cost the flash 50 times the writes."""
+
+    pending_bytes_max: int = 2 * MIB
     """Appended but not yet durable. Above it publishers are not read: fdatasync sets the pace. In
     memory it is about three times as much: pieces of records, then their frame."""
 

@@ -77,13 +77,14 @@ class Log:
         self.streams: Mapping[str, Stream] = opened.streams
         self._next_partition_id = recovery.next_partition_id
         self.frame_bytes_max = min(limits.frame_bytes_max, journal.capacity_bytes // 4)
+        self._reserve_bytes = min(limits.journal_reserve_bytes, journal.capacity_bytes // 2)
         self._round: list[Partition] = []
         self.round_bytes = 0
-        """Upper bound of what the current round's records will take in the journal."""
+        """Upper bound of what the round's records will take in the journal."""
         self.in_flight_bytes = 0
         self.tail_bytes = sum(partition.tail.bytes for partition in recovery.partitions.values())
-        self.disk_full = False
-        """Set by the housekeeper while segments cannot be written for want of room."""
+        self.stalled = ""
+        """Why segments or checkpoints cannot be written, by the housekeeper; "" when they can."""
         self._failure: LogFailed | None = None
         self._expired: deque[Segment] = deque()
         self._listeners: list[Callable[[], None]] = []
@@ -146,7 +147,7 @@ class Log:
         LogFull: refuse the publisher. LogFailed: acknowledge nothing any more. RecordTooLarge:
         none was added.
         """
-        if self._failure is not None or self.disk_full:
+        if self._failure is not None or self.stalled:
             self._refuse_if_needed()
         tail = partition.tail
         first = tail.end_offset
@@ -164,7 +165,7 @@ class Log:
         LogFull, LogFailed: none was added. RecordTooLarge: the runs before it were; keep values
         that could be out of here.
         """
-        if self._failure is not None or self.disk_full:
+        if self._failure is not None or self.stalled:
             self._refuse_if_needed()
         tail = partition.tail
         if not tail.round_chunks:
@@ -209,10 +210,12 @@ class Log:
         """
         if self.round_empty:
             return None
-        # Several chunks of a partition may be in one round, with a run header each.
         chunk_count = sum(len(partition.tail.round_chunks) for partition in self._round)
         bound = self.round_bytes + self.state.round_bytes + RUN_HEADER_BYTES * chunk_count
-        if not self.journal.fits(bound):
+        # Were records to fill the reserve, a disk that then stalls would leave this round waiting.
+        in_reserve = not self._round or self.stalled or not self.journal.used_bytes
+        spare = 0 if in_reserve else self._reserve_bytes
+        if not self.journal.fits(bound + spare):
             if bound + BLOCK_BYTES > self.journal.capacity_bytes:
                 raise self.fail(OSError(f"a round of {bound} bytes is larger than the journal"))
             return None
@@ -277,10 +280,8 @@ class Log:
         if self._failure is not None:
             raise self._failure
         free = self.journal.free_bytes - self.round_bytes
-        if free < self.limits.journal_reserve_bytes or self.tail_bytes > self.limits.tail_bytes_max:
-            raise LogFull(
-                "no room on disk: make some, shorten a stream's retention, or restore the uplink"
-            )
+        if free < self._reserve_bytes or self.tail_bytes > self.limits.tail_bytes_max:
+            raise LogFull(f"no room for more records while {self.stalled}")
 
     # -- sealing and checkpoints
 

@@ -39,6 +39,7 @@ class Committer(Protocol):
     @property
     def congested(self) -> bool: ...
     def request(self) -> None: ...
+    def request_later(self) -> None: ...
     def add_preparer(self, callback: Callable[[], None]) -> None: ...
     def on_relief(self, callback: Callable[[], None]) -> None: ...
     async def flush(self) -> None: ...
@@ -123,6 +124,8 @@ class Broker:
         self.inbox: list[Arrival] = []
         """What was read and is not yet in the log, in order."""
         self.inbox_bytes = 0
+        self.is_awaited = False
+        """Somebody waits for the round: a publisher for its acknowledgement, or a subscriber."""
         self.partial_bytes = 0
         """Of packets that are not whole, on all connections."""
         self.large_bytes = ingest.record_bytes_max - _record_overhead_bytes_max(limits)
@@ -174,8 +177,17 @@ class Broker:
     def prepare(self) -> None:
         """The round is about to be cut: what belongs to it is put into the log."""
         self.store()
+        self.is_awaited = False
         if self.storage_error is None:
             self.sessions.save_changed()
+
+    def arrived(self, *, is_awaited: bool) -> None:
+        """Messages came for a round that nobody waited for till now."""
+        if is_awaited or len(self.tree):
+            self.is_awaited = True
+            self.request()
+        else:
+            self.committer.request_later()
 
     # -- storing -------------------------------------------------------------------------------
 
@@ -217,7 +229,10 @@ class Broker:
                     self.match(run.route)
                 if run.route.targets:
                     self.publish(run, values)
-        self.request()
+        if self.is_awaited:
+            self.request()
+        else:
+            self.committer.request_later()
         if self.committer.congested:
             self.hold_back()
 

@@ -135,11 +135,11 @@ class Connection(Endpoint):
                 self.is_active = True
                 self.unacknowledged_count = count + 1
                 broker = self._broker
-                inbox = broker.inbox
-                if not inbox:
+                if not broker.is_awaited:
+                    broker.is_awaited = True
                     broker.request()
                 values = [data[at + len(properties) :]]
-                inbox.append((self, run, values, _PUBACK + packet_id, 1))  # type: ignore[arg-type]
+                broker.inbox.append((self, run, values, _PUBACK + packet_id, 1))  # type: ignore[arg-type]
                 if self.is_unseen:
                     self._show(run, values)
                 return
@@ -315,10 +315,9 @@ class Connection(Endpoint):
             acknowledgements = _PUBACK + _PUBACK.join(ids)
             self.unacknowledged_count += len(ids)
         broker = self._broker
-        inbox = broker.inbox
-        if not inbox:
-            broker.request()
-        inbox.append((self, run, values, acknowledgements, len(ids)))  # type: ignore[arg-type]
+        if not broker.is_awaited:
+            broker.arrived(is_awaited=bool(ids))
+        broker.inbox.append((self, run, values, acknowledgements, len(ids)))  # type: ignore[arg-type]
         if self.is_unseen:
             self._show(run, values)
 

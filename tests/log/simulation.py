@@ -120,7 +120,7 @@ class World:
                 assert error.errno in (errno.EIO, errno.ENOSPC), error
                 if self.log is None:
                     raise  # while it was closed, or opened again
-                self.log.disk_full = error.errno == errno.ENOSPC
+                self.log.stalled = str(error) if error.errno == errno.ENOSPC else ""
                 self.did["disk error"] += 1
 
     def recover(self) -> None:
@@ -210,7 +210,7 @@ class World:
                     runs.append((template, values[at:]))
                 log.append_runs(partition, runs)
         except LogFull:
-            assert log.disk_full
+            assert log.stalled
             return -1
         assert first == end
         name = (partition.stream, partition.index)
@@ -295,7 +295,7 @@ class World:
                 self.write(log)
                 self.acknowledge(log)
         log.sealed(partition, partition.write_sealed(job))
-        log.disk_full = False
+        log.stalled = ""
 
     def checkpoint(self, log: Log) -> None:
         checkpoint = log.checkpoint()
@@ -316,7 +316,7 @@ class World:
                 job = partition.seal_job(close_open=True)
                 if job:
                     log.sealed(partition, partition.write_sealed(job))
-        log.disk_full = False
+        log.stalled = ""
         log.checkpointed(log.write_checkpoint(log.checkpoint()))
         assert self.cut(log), "the journal is stuck"
         self.did["made room"] += 1

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
 from log import Log, LogFailed, LogFull
+from log.partition import Partition, Sealed, SealJob
 from tests.log.helpers import TEMPLATE, spec, values
 from tests.log.shells import LIMITS, Publisher, Rig, eventually
 
@@ -292,18 +294,54 @@ async def test_a_full_disk_refuses_publishers_before_anything_stands_still_and_e
                 rig.append(b"%d:" % taken + bytes(2000))
                 taken += 1
             except LogFull as error:
-                assert "make some, shorten" in str(error)
+                assert "make room, shorten" in str(error)
                 break
             await asyncio.sleep(0.001)
-    assert rig.log.disk_full
+    assert rig.log.stalled
     assert taken > 100
     rig.log.put_state(b"session", b"still written")  # what the reserve is for
     await asyncio.wait_for(rig.committer.flush(), 10)
     assert not rig.committer.congested, "publishers are refused, not left waiting"
     assert len(values(rig.partition)) == 50 + taken
     rig.files.full = False
-    await eventually(lambda: not rig.log.disk_full)
+    await eventually(lambda: not rig.log.stalled)
     after = await flood(rig, 50, 2000)
     found = values(rig.partition)
     assert (found[:50], found[-50:]) == (before, after)
     await rig.stop()
+
+
+async def test_a_partition_whose_disk_fails_ends_in_a_refusal_and_not_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("log.housekeeper.PERIOD_S", 0.05)
+    rig = Rig(tmp_path / "data", count=2)
+    other = rig.log.partition("mqtt", 1)
+    found_out = threading.Event()
+    failing = [True]
+
+    def write_sealed(job: SealJob) -> Sealed:
+        found_out.wait(10)
+        if failing[0]:
+            raise OSError(errno.EIO, "Input/output error")
+        return Partition.write_sealed(rig.partition, job)
+
+    monkeypatch.setattr(rig.partition, "write_sealed", write_sealed, raising=False)
+    rig.append(b"on a bad sector")
+    await rig.committer.flush()
+    rig.housekeeper.start()
+    taken = 0
+    while not rig.committer.starved:  # the journal is full before anything is known
+        rig.append(*[bytes(4000)] * 8, partition=other)
+        taken += 8
+        await asyncio.sleep(0.001)
+    found_out.set()
+    await asyncio.wait_for(rig.committer.flush(), 10)
+    with pytest.raises(LogFull, match="the disk fails"):
+        rig.append(b"one more", partition=other)
+    assert not rig.committer.congested, "publishers are refused, not left waiting"
+    failing[0] = False
+    await eventually(lambda: not rig.log.stalled)
+    await flood(rig, 50, 2000)
+    await rig.stop()
+    assert values(other).count(bytes(4000)) == taken

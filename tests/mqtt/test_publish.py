@@ -496,7 +496,7 @@ def test_topic_aliases_end_with_the_connection(world: World) -> None:
 
 def test_without_room_5_0_is_told_and_3_1_1_is_left(world: World) -> None:
     """3.4.2.1: 0x97; 3.1.1 [MQTT-3.3.5-2]: either acknowledge or close."""
-    world.log.disk_full = True
+    world.log.stalled = "the disk is full"
     world.log.tail_bytes = world.log.limits.tail_bytes_max + 1
     new, old = world.connected("new", 5), world.connected("old", 4)
     quiet = world.connected("quiet", 4)
@@ -511,7 +511,7 @@ def test_without_room_5_0_is_told_and_3_1_1_is_left(world: World) -> None:
     assert old.is_closed and old.output == b""
     assert not quiet.is_closed
     assert world.broker.counters.messages_refused == 5
-    world.log.disk_full = False
+    world.log.stalled = ""
     new.send(publish(3, 2), publish(4))
     assert new.committed() == [PubRec(packet_id=3), PubAck(packet_id=4)]
     assert world.values() == [b"payload 3", b"payload 4"]

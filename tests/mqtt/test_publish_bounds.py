@@ -59,7 +59,7 @@ def test_a_message_too_large_for_a_record_ends_its_sender_alone(tmp_path: Path, 
 def test_refused_qos_2_messages_leave_receive_maximum_as_it_was(tmp_path: Path) -> None:
     world = World(tmp_path, receive_max=3)
     client = world.connected()
-    world.log.disk_full = True
+    world.log.stalled = "the disk is full"
     world.log.tail_bytes = world.log.limits.tail_bytes_max + 1
     client.send(*(publish(number, 2) for number in range(1, 9)))
     assert len(client.committed()) == 8
@@ -68,12 +68,12 @@ def test_refused_qos_2_messages_leave_receive_maximum_as_it_was(tmp_path: Path) 
 
 def test_qos_2_behind_a_refused_message_that_ended_the_connection_is_left(world: World) -> None:
     client = world.connected(level=4)
-    world.log.disk_full = True
+    world.log.stalled = "the disk is full"
     world.log.tail_bytes = world.log.limits.tail_bytes_max + 1
     before = publish(1)
     client.send(before, publish(2, 2), publish(3, 2), publish(4))
     assert client.is_closed
-    world.log.disk_full = False
+    world.log.stalled = ""
     assert client.committed() == []
     assert world.values() == []
     assert world.broker.counters.messages_refused == 1

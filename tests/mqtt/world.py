@@ -46,6 +46,8 @@ class HandCommitter:
     def request(self) -> None:
         self.requested = True
 
+    request_later = request
+
     def add_preparer(self, callback: Callable[[], None]) -> None:
         self._preparers.append(callback)
 
