@@ -45,11 +45,13 @@ from log.record_batch import (
     stamp_producer,
 )
 from log.report import Lost, RecoveryReport
+from log.scan import INDEXED_HEADER, Scan, Wanted
 from log.stats import LogStats
 from log.store import Log
 from log.streams import Retention, StreamSpec, name_problem
 
 __all__ = [
+    "INDEXED_HEADER",
     "BatchHeader",
     "Committer",
     "Corrupt",
@@ -78,11 +80,13 @@ __all__ = [
     "RecoveryReport",
     "RequestError",
     "Retention",
+    "Scan",
     "StoredBatch",
     "Stream",
     "StreamSpec",
     "UnknownFormat",
     "UnknownPartition",
+    "Wanted",
     "decode_batch",
     "encode_batch",
     "name_problem",

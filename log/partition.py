@@ -1,6 +1,6 @@
 """A partition: its segments, then its tail, read as one sequence of offsets.
 
-Owns the list of segments and the tail. Everything but `read`, `records`, `offset_at` and
+Owns the list of segments and the tail. Everything but `read`, `records`, `scan`, `offset_at` and
 `write_sealed` is called in the thread of the event loop; those may run in any, beside it.
 
     start offset <= sealed end <= durable end <= end offset
@@ -21,6 +21,7 @@ from log.files import Files
 from log.limits import LogLimits
 from log.rebatch import Block, frame_block, gather_blocks
 from log.record_batch import Record, StoredBatch, decode_batch, stored_batch
+from log.scan import Scan, Wanted, topic_of
 from log.segment import Segment
 from log.state import cursor_key
 from log.streams import StreamSpec
@@ -176,6 +177,29 @@ class Partition:
             if not batches:
                 break
         return found[:count_max]
+
+    def scan(self, offset: int, wanted: Wanted, *, bytes_max: int) -> Scan:
+        """The durable records from `offset` on whose topic satisfies `wanted`, having looked
+        through about `bytes_max` of stored bytes, one batch at least.
+
+        There is no more when `next_offset` is the durable end. Errors as `read`; CorruptBatch.
+        """
+        found: list[Record] = []
+        looked = 0
+        while looked < bytes_max:
+            end = self.durable_end
+            batches = self.read(offset, bytes_max=min(READ_BYTES, bytes_max - looked))
+            if not batches:
+                offset = max(offset, end)
+                break
+            for batch in batches:
+                looked += len(batch.data)
+                for record in decode_batch(batch.data):
+                    topic = topic_of(record)
+                    if record.offset >= offset and topic is not None and wanted(topic):
+                        found.append(record)
+                offset = max(offset, batch.last_offset + 1)
+        return Scan(found, offset)
 
     def offset_at(self, timestamp_ms: int) -> int:
         """The first offset whose record is at or after the time; else the durable end."""
