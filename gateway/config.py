@@ -22,6 +22,9 @@
     linger_ms = 50                    # how long a live record may wait for company
     replication_factor = 3            # of topics it makes; default: the cluster's
 
+    [source.plant]                    # an MQTT broker to subscribe to: gateway/sources/config.py
+    url = "mqtt://broker-1:1883"
+
     [limits]                          # the names of gateway/limits.py
     [log]                             # the names of log/limits.py
 
@@ -46,6 +49,7 @@ from gateway.mqtt.errors import TopicFilterInvalid
 from gateway.mqtt.topics import check_topic_filter
 from gateway.ranges import check_together, range_of
 from gateway.routing import ClientIdKey, Key, RouteRule, parse_key
+from gateway.sources.config import SourceConfig, read_sources
 from gateway.urls import parse_listen, parse_upstream
 from log.limits import LogLimits
 from log.streams import Retention, StreamSpec, name_problem
@@ -71,6 +75,7 @@ class GatewayConfig:
     streams: tuple[StreamSpec, ...] = (_DEFAULT_STREAM_SPEC,)
     routes: tuple[RouteRule, ...] = ()
     upstreams: tuple[UpstreamConfig, ...] = ()
+    sources: tuple[SourceConfig, ...] = ()
     limits: MqttLimits = field(default_factory=MqttLimits)
     log: LogLimits = field(default_factory=LogLimits)
 
@@ -141,6 +146,7 @@ def _read(document: Document, default_data: Path) -> GatewayConfig:
     routes = _routes(root, streams)
     streams.setdefault(DEFAULT_STREAM, _DEFAULT_STREAM_SPEC)
     upstreams = _upstreams(root.table("upstream"), streams)
+    sources = read_sources(root.table("source"))
     limits = root.limits_table("limits", MqttLimits, MqttLimits(), range_of)
     log = root.limits_table("log", LogLimits, LogLimits(), range_of)
     check_together(document, limits, log)
@@ -152,6 +158,7 @@ def _read(document: Document, default_data: Path) -> GatewayConfig:
         streams=tuple(streams.values()),
         routes=routes,
         upstreams=upstreams,
+        sources=sources,
         limits=limits,
         log=log,
     )

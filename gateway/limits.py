@@ -86,5 +86,39 @@ class MqttLimits:
     to it wait."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceLimits:
+    """What one source, a broker that we subscribe to, may take of the gateway. They are set in its
+    table [source.NAME.limits]."""
+
+    in_flight_max: int = 1_000
+    """Messages from the broker that it has no acknowledgement of; told to a 5.0 broker as Receive
+    Maximum. More do not wait here: the broker is then not read. Each costs its payload in memory;
+    a round of the log carries some hundred."""
+
+    held_bytes_max: int = 4 * MIB
+    """Bytes of messages that wait for the log to take them; above it the broker is not read."""
+
+    slice_count_max: int = 100
+    """Messages read in one turn of the event loop: some 3 ms, which other clients wait."""
+
+    packet_bytes_max: int = 960 * KIB
+    """Told to a 5.0 broker as Maximum Packet Size; a larger message would not fit into a record."""
+
+    keep_alive_s: int = 30
+    """A broker that is gone without a word is given up after twice this."""
+
+    connect_timeout_ms: int = 10_000
+    """Time for TCP, TLS and CONNACK together."""
+
+    backoff_min_ms: int = 500
+    backoff_max_ms: int = 60_000
+    """Between two attempts to connect: it doubles from the least to the most."""
+
+    session_expiry_s: int = 7 * 24 * 3_600
+    """How long a 5.0 broker keeps our session, and so what we missed, while we are away. A 3.1.1
+    broker keeps it for as long as it likes."""
+
+
 DEFAULT_MQTT_PORT = 1883
 """The port registered for MQTT over TCP (MQTT 5.0, 4.2)."""

@@ -12,7 +12,7 @@ from typing import Final
 
 from bridge.limits import BridgeLimits
 from gateway.config_reader import Document
-from gateway.limits import MqttLimits
+from gateway.limits import MqttLimits, SourceLimits
 from log.limits import LogLimits
 
 KIB: Final = 1024
@@ -51,6 +51,13 @@ RANGES: Final[Mapping[type, Mapping[str, Range]]] = {
         "session_expiry_s_max": _THIRTY_TWO_BITS,
         "connect_bytes_max": Range(64, 1 * MIB, "so much is held of a client not known yet"),
         "packet_bytes_max": Range(64, 1000 * KIB, "its record must fit into Kafka's default"),
+    },
+    SourceLimits: {
+        "in_flight_max": _SIXTEEN_BITS,
+        "keep_alive_s": _SIXTEEN_BITS,
+        "session_expiry_s": _THIRTY_TWO_BITS,
+        "packet_bytes_max": Range(64, 1000 * KIB, "its record must fit into Kafka's default"),
+        "slice_count_max": Range(1, 10_000, "other clients wait so long"),
     },
     LogLimits: {
         "journal_bytes": Range(4 * MIB, 16 * GIB, "less stalls ingest, more makes a start long"),

@@ -1,8 +1,8 @@
 """What a new configuration changes, and which of it can change while the gateway runs.
 
 Owns the comparison only; gateway/app.py applies it. Live: routes, limits of MQTT, upstreams,
-retention, the log level. Not live: the listen address, the data directory, partitions, streams
-and the log's limits, for memory, files and every partition's place follow from them.
+sources, retention, the log level. Not live: the listen address, the data directory, partitions,
+streams and the log's limits, for memory, files and every partition's place follow from them.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def plan_reload(old: GatewayConfig, new: GatewayConfig) -> ReloadPlan:
             ("[[route]]", old.routes != config.routes),
             ("[limits]", old.limits != config.limits),
             ("[upstream]", old.upstreams != config.upstreams),
+            ("[source]", old.sources != config.sources),
             ("retention", old.streams != config.streams),
             ("log_level", old.log_level != config.log_level),
         )

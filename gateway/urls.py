@@ -9,6 +9,7 @@ from gateway.errors import UrlInvalid
 from gateway.limits import DEFAULT_MQTT_PORT
 
 _DEFAULT_KAFKA_PORT = 9092
+_DEFAULT_MQTTS_PORT = 8883
 
 
 def parse_listen(url: str) -> Address:
@@ -20,6 +21,14 @@ def parse_upstream(url: str) -> tuple[Address, ...]:
     """Raises UrlInvalid."""
     rest = _after_scheme(url, "kafka", "kafka://kafka-1:9092,kafka-2:9092")
     return tuple(_split(url, each, _DEFAULT_KAFKA_PORT, 1) for each in rest.split(","))
+
+
+def parse_source(url: str) -> tuple[Address, bool]:
+    """mqtt:// or mqtts:// of another broker, and whether it is TLS. Raises UrlInvalid."""
+    is_tls = url.startswith("mqtts://")
+    scheme, port = ("mqtts", _DEFAULT_MQTTS_PORT) if is_tls else ("mqtt", DEFAULT_MQTT_PORT)
+    example = "mqtt://broker-1:1883 or mqtts://broker-1:8883"
+    return _split(url, _after_scheme(url, scheme, example), port, 1), is_tls
 
 
 def is_loopback(host: str) -> bool:
