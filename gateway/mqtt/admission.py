@@ -1,16 +1,19 @@
 """CONNECT: who is let in, and what CONNACK says (3.1, 3.2 of both versions).
 
 Owns the checks of a CONNECT that need more than the packet, and the terms the server offers:
-Receive Maximum, Topic Alias Maximum, Maximum Packet Size, Server Keep Alive. User name and
-password are not looked at.
+Receive Maximum, Topic Alias Maximum, Maximum Packet Size, Server Keep Alive. Who the client is,
+the connection's authenticator says (authentication.py), at once or later.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+from gateway.mqtt.authentication import Attempt, Refused, Verdict
 from gateway.mqtt.encode import encode_packet
 from gateway.mqtt.errors import (
     AuthMethodNotSupported,
     ClientIdentifierInvalid,
+    MqttError,
     RetainNotSupported,
     ServerShuttingDown,
     StorageUnavailable,
@@ -32,6 +35,46 @@ def admit(connection: "Connection", broker: "Broker", packet: Connect) -> None:
     """Makes the connection a connected one, or raises the MqttError that refuses it."""
     connection.level = packet.level
     _check(broker, packet)
+    authenticator = connection.authenticator
+    if authenticator is None:
+        if packet.properties.authentication_method is not None:
+            raise AuthMethodNotSupported("extended authentication is not supported")
+        _let_in(connection, broker, packet)
+    elif packet.properties.authentication_method is not None:
+        raise AuthMethodNotSupported("extended authentication is not supported")
+    else:
+        connection.wait_for_authentication()
+        authenticator.authenticate(
+            Attempt(
+                client_id=packet.client_id,
+                peer=connection.peer,
+                user_name=packet.user_name,
+                password=packet.password,
+                certificate_name=connection.certificate_name,
+            ),
+            partial(_answered, connection, broker, packet),
+        )
+
+
+def _answered(
+    connection: "Connection", broker: "Broker", packet: Connect, verdict: Verdict
+) -> None:
+    if connection.is_ended:
+        return
+    if isinstance(verdict, Refused):
+        connection.end(verdict.error)
+        return
+    connection.user_name = verdict.user_name
+    try:
+        _check(broker, packet)  # again: time has passed
+        _let_in(connection, broker, packet)
+    except MqttError as error:
+        connection.end(error)
+        return
+    connection.authenticated()
+
+
+def _let_in(connection: "Connection", broker: "Broker", packet: Connect) -> None:
     client_id = packet.client_id or f"auto-{broker.rng.getrandbits(64):016x}"
     # [MQTT-3.2.2-21] told as Server Keep Alive; 3.1.1 3.1.2.10 allows it without telling.
     connection.keep_alive_s = min(packet.keep_alive_s, broker.limits.keep_alive_s_max)
@@ -89,8 +132,6 @@ def _check(broker: "Broker", packet: Connect) -> None:
         raise StorageUnavailable("the log failed: nothing can be stored")
     if broker.is_draining:
         raise ServerShuttingDown("the gateway is shutting down")
-    if packet.properties.authentication_method is not None:
-        raise AuthMethodNotSupported("extended authentication is not supported")
     if not packet.client_id and packet.level < LEVEL_5_0 and not packet.clean_start:
         raise ClientIdentifierInvalid("empty client id without a clean session")  # [MQTT-3.1.3-8]
     if len(packet.client_id.encode()) > limits.client_id_bytes_max:

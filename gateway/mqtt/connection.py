@@ -16,6 +16,7 @@ A peer's fault raises a PeerError somewhere below `receive`, which ends the conn
 from typing import TYPE_CHECKING
 
 from gateway.mqtt.admission import admit
+from gateway.mqtt.authentication import Authenticator
 from gateway.mqtt.control import handle_control
 from gateway.mqtt.decode import Frame, decode_packet, next_frame
 from gateway.mqtt.endpoint import Endpoint, Wire
@@ -47,6 +48,9 @@ _INBOX_BYTES_MAX = 1 << 20
 _LONE_BYTES_MAX = 1024
 """Lone messages are not counted against `_INBOX_BYTES_MAX`, for they are small."""
 
+_WHEN_AUTHENTICATED = 1 << 62
+"""More bytes than come: what follows a CONNECT is kept until it is known who sends it."""
+
 _NO_PREFIX: tuple[bytes, ...] = ()
 """Nothing begins with one of no prefixes."""
 
@@ -67,8 +71,10 @@ class Connection(Endpoint):
         "_size",
     )
 
-    def __init__(self, wire: Wire, broker: "Broker") -> None:
-        super().__init__(wire, broker)
+    def __init__(
+        self, wire: Wire, broker: "Broker", authenticator: Authenticator | None = None
+    ) -> None:
+        super().__init__(wire, broker, authenticator)
         self._packet_bytes_max = broker.limits.packet_bytes_max
         self._rest: list[bytes] = []
         self._rest_bytes = 0
@@ -97,6 +103,13 @@ class Connection(Endpoint):
         self.peer_packet_bytes_max = packet.properties.maximum_packet_bytes
         if self._broker.is_holding:
             self.pause_for_storage()
+
+    def authenticated(self) -> None:
+        super().authenticated()
+        data = b"".join(self._rest)
+        self.forget_rest()
+        if data:
+            self.receive(data)
 
     def forget_routes(self) -> None:
         """The routing table has changed, or the connection has ended."""
@@ -176,6 +189,9 @@ class Connection(Endpoint):
         """The first packet must be a CONNECT, of bounded size [MQTT-3.1.0-1]."""
         if self.is_ended:
             return len(data)
+        if self.is_authenticating:
+            self._needed_bytes = _WHEN_AUTHENTICATED
+            return 0
         if data[0] != 0x10:
             raise NotConnectFirst(f"first packet begins with 0x{data[0]:02x}")
         frame = next_frame(data, 0, len(data), self._broker.limits.connect_bytes_max)
@@ -189,6 +205,7 @@ class Connection(Endpoint):
         admit(self, self._broker, packet)
         if self.is_connected and frame.stop < len(data):
             return frame.stop + self._parse(data[frame.stop :])
+        self._needed_bytes = _WHEN_AUTHENTICATED
         return frame.stop
 
     def _parse(self, data: bytes) -> int:

@@ -11,6 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.mqtt.admission import refusal
+from gateway.mqtt.authentication import Authenticator
 from gateway.mqtt.encode import encode_packet
 from gateway.mqtt.errors import (
     KeepAliveExpired,
@@ -38,6 +39,7 @@ _STORAGE = 1
 _WINDOW = 2
 _PEER_NOT_READING = 4
 _DRAIN = 8
+_AUTHENTICATION = 16
 
 _PUBACK_BYTE = 0x40
 _REASON_STRING_ROOM_BYTES = 256
@@ -69,8 +71,11 @@ class Endpoint:
         "_receive_max",
         "_wire",
         "_write",
+        "authenticator",
+        "certificate_name",
         "client_id",
         "is_active",
+        "is_authenticating",
         "is_connected",
         "is_ended",
         "is_unseen",
@@ -82,10 +87,14 @@ class Endpoint:
         "pending_count",
         "session",
         "unacknowledged_count",
+        "user_name",
         "will",
     )
 
-    def __init__(self, wire: Wire, broker: "Broker") -> None:
+    def __init__(
+        self, wire: Wire, broker: "Broker", authenticator: Authenticator | None = None
+    ) -> None:
+        self.authenticator = authenticator
         self._wire = wire
         self._write = wire.write
         self._broker = broker
@@ -97,6 +106,7 @@ class Endpoint:
         self._receive_max = broker.limits.receive_max
         self.is_active = False
         """Whole packets came since the last sweep."""
+        self.is_authenticating = False
         self.is_connected = False
         self.is_ended = False
         self.is_unseen = True
@@ -104,6 +114,10 @@ class Endpoint:
         self.is_writable = True
         self.level = 0
         self.client_id = ""
+        self.certificate_name: str | None = None
+        """CN of the client certificate that TLS has verified."""
+        self.user_name = ""
+        """Who it is, where the listener asks."""
         self.session: Session | None = None
         self.will: Will | None = None
         self.keep_alive_s = 0
@@ -214,6 +228,16 @@ class Endpoint:
 
     def pause_for_drain(self) -> None:
         self._pause(_DRAIN)
+
+    def wait_for_authentication(self) -> None:
+        """Nothing of it is read before it is known who it is."""
+        self.is_authenticating = True
+        self._pause(_AUTHENTICATION)
+
+    def authenticated(self) -> None:
+        """It was let in after a wait: what came behind its CONNECT is next."""
+        self.is_authenticating = False
+        self._resume(_AUTHENTICATION)
 
     def _pause(self, why: int) -> None:
         if not self._paused and not self.is_ended:

@@ -8,6 +8,8 @@
     |   |   +-- SecondConnect                 CONNECT on a connected connection
     |   +-- UnsupportedProtocolVersion  0x84
     |   +-- ClientIdentifierInvalid     0x85
+    |   +-- BadUserNameOrPassword       0x86
+    |   +-- NotAuthorized               0x87
     |   +-- KeepAliveExpired            0x8D
     |   +-- TopicFilterInvalid          0x8F
     |   +-- TopicNameInvalid            0x90
@@ -19,6 +21,7 @@
     |   +-- AuthMethodNotSupported      0x8C
     +-- ServerEnds                not the client's fault: the server ends the connection
         +-- SessionTakenOver            0x8E
+        +-- ServerBusy                  0x89  too many want to be authenticated at once
         +-- ServerShuttingDown          0x8B
         +-- StorageFailed               0x83  the log failed: nothing is acknowledged any more
         +-- StorageUnavailable          0x88  ... and a new client is not taken
@@ -75,6 +78,14 @@ class AuthMethodNotSupported(PeerError):
     reason = ReasonCode.BAD_AUTHENTICATION_METHOD
 
 
+class BadUserNameOrPassword(PeerError):
+    reason = ReasonCode.BAD_USER_NAME_OR_PASSWORD
+
+
+class NotAuthorized(PeerError):
+    reason = ReasonCode.NOT_AUTHORIZED
+
+
 class KeepAliveExpired(PeerError):
     reason = ReasonCode.KEEP_ALIVE_TIMEOUT
 
@@ -117,6 +128,10 @@ class SessionTakenOver(ServerEnds):
 
 class ServerShuttingDown(ServerEnds):
     reason = ReasonCode.SERVER_SHUTTING_DOWN
+
+
+class ServerBusy(ServerEnds):
+    reason = ReasonCode.SERVER_BUSY
 
 
 class StorageFailed(ServerEnds):

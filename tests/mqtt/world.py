@@ -11,6 +11,7 @@ from typing import Any
 
 from gateway.ingest import Ingest
 from gateway.limits import MqttLimits
+from gateway.mqtt.authentication import Authenticator
 from gateway.mqtt.broker import Broker
 from gateway.mqtt.connection import Connection
 from gateway.mqtt.decode import Frame, decode_packet, next_frame
@@ -112,6 +113,7 @@ class World:
         self.limits = MqttLimits(**limits)
         self.now_ms = 1_000_000
         self.events = Events()
+        self.authenticator: Authenticator | None = None
         self._open()
 
     def _open(self) -> None:
@@ -181,7 +183,7 @@ class Client:
         self.output = b""
         self.is_closed = False
         self.is_paused = False
-        self.connection = Connection(self, world.broker)
+        self.connection = Connection(self, world.broker, world.authenticator)
         self.connection.opened()
 
     # the wire, as the server's core sees it
