@@ -5,11 +5,19 @@ Owns what a record of an MQTT message looks like: key and partition from the rou
 
     mqtt.topic             always
     mqtt.dup               "1" when the PUBLISH had DUP set: its device may have sent it before
+    mqtt.qos               "0" or "2"; without it: 1
+    mqtt.retain            "1" when the PUBLISH had RETAIN set
+    mqtt.client            the client id, where it is not the record's key
+    mqtt.message-expiry    5.0, where given: seconds from the record's timestamp on
     mqtt.payload-format    5.0, where given: "0" or "1"
     mqtt.content-type      5.0, where given
     mqtt.response-topic    5.0, where given
     mqtt.correlation-data  5.0, where given
-    (others)               5.0 user properties, under their own names
+    (others)               5.0 user properties, under their own names; those that begin with
+                           "mqtt." under "mqtt.user." and their name, so that none of the above
+                           can be forged
+
+So a record says all that a delivery needs; gateway/mqtt/stored.py reads it back.
 
 Never waits and never commits: what was appended is in the log's current round, and durable when
 the committer says so. It keeps no table of clients; a connection keeps the routes it uses.
@@ -27,6 +35,12 @@ if TYPE_CHECKING:
 
 TOPIC_HEADER = b"mqtt.topic"
 DUP_HEADER = (b"mqtt.dup", b"1")
+RETAIN_HEADER = (b"mqtt.retain", b"1")
+QOS_HEADER = b"mqtt.qos"
+CLIENT_HEADER = b"mqtt.client"
+EXPIRY_HEADER = b"mqtt.message-expiry"
+USER_PREFIX = b"mqtt.user."
+_RESERVED_PREFIX = b"mqtt."
 
 
 class Route:
@@ -36,14 +50,27 @@ class Route:
     that version of its subscription tree.
     """
 
-    __slots__ = ("client_id", "key", "matched_version", "partition", "targets", "template", "topic")
+    __slots__ = (
+        "client_id",
+        "headers",
+        "key",
+        "matched_version",
+        "partition",
+        "targets",
+        "template",
+        "topic",
+    )
 
     def __init__(self, client_id: str, topic: str, partition: Partition, key: bytes) -> None:
         self.client_id = client_id
         self.topic = topic
         self.partition = partition
         self.key = key
-        self.template = RecordTemplate(key, ((TOPIC_HEADER, topic.encode()),))
+        headers = [(TOPIC_HEADER, topic.encode())]
+        if key != client_id.encode():
+            headers.append((CLIENT_HEADER, client_id.encode()))
+        self.headers = tuple(headers)
+        self.template = RecordTemplate(key, self.headers)
         self.matched_version = -1
         self.targets: Sequence[Target] = ()
 
@@ -70,17 +97,25 @@ class Ingest:
         partition = self._log.partition(destination.stream, destination.partition)
         return Route(client_id, topic, partition, destination.key)
 
-    def template(self, route: Route, *, dup: bool, properties: Properties) -> RecordTemplate:
+    def template(
+        self, route: Route, *, qos: int, retain: bool, dup: bool, properties: Properties
+    ) -> RecordTemplate:
         """The template for messages of `route` with these headers besides."""
         extra = [DUP_HEADER] if dup else []
+        if qos != 1:
+            extra.append((QOS_HEADER, b"%d" % qos))
+        if retain:
+            extra.append(RETAIN_HEADER)
         extra += property_headers(properties)
         if not extra:
             return route.template
-        return RecordTemplate(route.key, ((TOPIC_HEADER, route.topic.encode()), *extra))
+        return RecordTemplate(route.key, (*route.headers, *extra))
 
 
 def property_headers(properties: Properties) -> list[tuple[bytes, bytes]]:
     headers: list[tuple[bytes, bytes]] = []
+    if properties.message_expiry_s is not None:
+        headers.append((EXPIRY_HEADER, b"%d" % properties.message_expiry_s))
     if properties.payload_format is not None:
         headers.append((b"mqtt.payload-format", b"%d" % properties.payload_format))
     if properties.content_type is not None:
@@ -89,5 +124,9 @@ def property_headers(properties: Properties) -> list[tuple[bytes, bytes]]:
         headers.append((b"mqtt.response-topic", properties.response_topic.encode()))
     if properties.correlation_data is not None:
         headers.append((b"mqtt.correlation-data", properties.correlation_data))
-    headers += [(name.encode(), value.encode()) for name, value in properties.user_properties]
+    for name, value in properties.user_properties:
+        header = name.encode()
+        if header.startswith(_RESERVED_PREFIX):
+            header = USER_PREFIX + header
+        headers.append((header, value.encode()))
     return headers

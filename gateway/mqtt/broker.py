@@ -89,7 +89,7 @@ class Round(NamedTuple):
 def _record_overhead_bytes_max(limits: MqttLimits) -> int:
     """What a record may have that its packet has not: a topic that was sent as an alias, a key
     (client id or topic), the names of headers."""
-    return 2 * limits.topic_bytes_max + limits.client_id_bytes_max + 1024
+    return 2 * limits.topic_bytes_max + 2 * limits.client_id_bytes_max + 2048
 
 
 class Broker:
@@ -295,7 +295,9 @@ class Broker:
     def publish_will(self, client_id: str, will: Will) -> None:
         """Stores and delivers a will like a PUBLISH of its client; there is nobody to answer."""
         route = self.ingest.route(client_id, will.topic)
-        template = self.ingest.template(route, dup=False, properties=will.properties)
+        template = self.ingest.template(
+            route, qos=will.qos, retain=will.retain, dup=False, properties=will.properties
+        )
         self.store()
         try:
             self.ingest.append(route.partition, template, (will.payload,))

@@ -63,7 +63,11 @@ class Run:
         self.partition = route.partition
         self.message_properties = message_properties
         self.template = ingest.template(
-            route, dup=bool(first_byte & 8), properties=message_properties
+            route,
+            qos=self.qos,
+            retain=self.retain,
+            dup=bool(first_byte & 8),
+            properties=message_properties,
         )
 
 

@@ -88,9 +88,12 @@ def _wrong_bytes(
         wrong.append(f"{who}: the value is not what the device sent")
     headers = {name: (value or b"").decode() for name, value in record.headers}
     dup = headers.pop("mqtt.dup", None)
+    qos = headers.pop("mqtt.qos", None)
+    if qos != (None if sent.qos == 1 else str(sent.qos)):
+        wrong.append(f"{who}: mqtt.qos={qos}, sent with {sent.qos}")
     if headers != ledger.headers[sent.device]:
         wrong.append(f"{who}: headers {headers}, sent {ledger.headers[sent.device]}")
-    if len(headers) + (dup is not None) != len(record.headers):
+    if len(headers) + (dup is not None) + (qos is not None) != len(record.headers):
         wrong.append(f"{who}: a header is there twice: {record.headers}")
     if dup is not None and (dup != "1" or sent.dup_count == 0):
         wrong.append(f"{who}: mqtt.dup={dup}, but the device sent {sent.dup_count} with DUP")

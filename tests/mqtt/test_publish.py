@@ -61,14 +61,15 @@ def test_a_message_becomes_a_record(world: World, level: int, qos: int) -> None:
     (record,) = partition.records(0, count_max=9)
     assert record.key == b"device-0042"
     assert record.value == b"payload 7"
-    assert list(record.headers) == [(b"mqtt.topic", b"a/b")]
+    qos_headers = [] if qos == 1 else [(b"mqtt.qos", b"%d" % qos)]
+    assert list(record.headers) == [(b"mqtt.topic", b"a/b"), *qos_headers]
 
 
-def test_the_retain_flag_of_3_1_1_is_not_stored(world: World) -> None:
+def test_the_retain_flag_is_stored(world: World) -> None:
     client = world.connected(level=4)
     client.send(publish(1, retain=True))
     world.commit()
-    assert list(world.records()[0].headers) == [(b"mqtt.topic", b"a/b")]
+    assert list(world.records()[0].headers) == [(b"mqtt.topic", b"a/b"), (b"mqtt.retain", b"1")]
 
 
 def test_a_duplicate_of_qos_1_is_marked(world: World) -> None:
@@ -94,6 +95,7 @@ def test_properties_of_5_0_become_headers(world: World) -> None:
     (record,) = world.records()
     assert list(record.headers) == [
         (b"mqtt.topic", b"a/b"),
+        (b"mqtt.message-expiry", b"60"),
         (b"mqtt.payload-format", b"1"),
         (b"mqtt.content-type", b"application/cbor"),
         (b"mqtt.response-topic", b"answer/here"),
