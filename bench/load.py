@@ -1,4 +1,4 @@
-"""mqttload, the load of bench/ingest: made from bench/mqttload.c when it is not there yet."""
+"""The loads in C: mqttload of bench/ingest, fanload of bench/fanout; made when not there yet."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 
 from bench.machine import Cores
 
-_SOURCE = Path(__file__).with_name("mqttload.c")
 _LINE = re.compile(r"^(\d+) msg/s  \(n=(\d+), ([\d.]+)s.*p50=(\d+)us p99=(\d+)us")
+_FAN_LINE = re.compile(
+    r"^\d+ deliveries/s n=(\d+) ([\d.]+)s p50=(\d+)us p99=(\d+)us disordered=(\d+)"
+)
 _SPARE_DESCRIPTORS = 256
 
 
@@ -44,15 +46,34 @@ class LoadResult:
     p99_us: int
 
 
-def build_load(directory: Path) -> Path:
-    """The program. Raises LoadFailed where there is no C compiler."""
-    program = directory / "mqttload"
-    if program.exists() and program.stat().st_mtime >= _SOURCE.stat().st_mtime:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FanShape:
+    """`window`: messages of each publisher that may be on their way. `paired`: subscriber n has
+    only what publisher n sends; else every subscriber has everything."""
+
+    qos: int
+    publishers: int
+    subscribers: int
+    window: int
+    paired: bool = False
+    payload_bytes: int = 64
+
+    @property
+    def name(self) -> str:
+        pairs = " pairs" if self.paired else ""
+        return f"{self.publishers} to {self.subscribers}{pairs}, {self.window} in flight"
+
+
+def build_load(directory: Path, name: str = "mqttload") -> Path:
+    """The program bench/NAME.c. Raises LoadFailed where there is no C compiler."""
+    source = Path(__file__).with_name(f"{name}.c")
+    program = directory / name
+    if program.exists() and program.stat().st_mtime >= source.stat().st_mtime:
         return program
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise LoadFailed("no C compiler for the load; sudo apt-get install gcc libc6-dev")
-    subprocess.run([compiler, "-O2", "-o", str(program), str(_SOURCE)], check=True)
+    subprocess.run([compiler, "-O2", "-o", str(program), str(source)], check=True)
     return program
 
 
@@ -70,14 +91,38 @@ def raise_descriptor_limit(connections: int) -> None:
 def run_load(program: Path, port: int, shape: Shape, seconds: float, cores: Cores) -> LoadResult:
     """Raises LoadFailed when it was refused or dropped."""
     numbers = (port, shape.connections, shape.window, shape.qos, shape.payload_bytes, seconds)
-    command = [*cores.pin_load(), str(program), *map(str, numbers)]
-    finished = subprocess.run(command, capture_output=True, timeout=seconds + 60)
-    output = finished.stdout.decode()
-    match = _LINE.match(output)
-    if finished.returncode != 0 or match is None:
-        error = finished.stderr.decode().strip()
-        raise LoadFailed(f"{shape.name}: exit {finished.returncode}: {error or output}")
+    match = _run(program, numbers, shape.name, seconds, cores, _LINE)
     rate, count, _, p50, p99 = match.groups()
     # The line rounds the time to a tenth; count / rate is exact.
     took_s = int(count) / int(rate) if int(rate) else seconds
     return LoadResult(count=int(count), took_s=took_s, p50_us=int(p50), p99_us=int(p99))
+
+
+def run_fan(program: Path, port: int, shape: FanShape, seconds: float, cores: Cores) -> LoadResult:
+    """`count`: deliveries. Raises LoadFailed when it was refused, dropped, or had messages twice,
+    out of order or not at all."""
+    numbers = (port, shape.publishers, shape.subscribers, shape.window, shape.qos)
+    more = (shape.payload_bytes, seconds, int(shape.paired))
+    match = _run(program, (*numbers, *more), shape.name, seconds, cores, _FAN_LINE)
+    count, took_s, p50, p99, disordered = match.groups()
+    if int(disordered):
+        raise LoadFailed(f"{shape.name}: {disordered} deliveries out of order, or twice")
+    return LoadResult(count=int(count), took_s=float(took_s), p50_us=int(p50), p99_us=int(p99))
+
+
+def _run(
+    program: Path,
+    numbers: tuple[float, ...],
+    name: str,
+    seconds: float,
+    cores: Cores,
+    line: re.Pattern[str],
+) -> re.Match[str]:
+    command = [*cores.pin_load(), str(program), *map(str, numbers)]
+    finished = subprocess.run(command, capture_output=True, timeout=seconds + 60)
+    output = finished.stdout.decode()
+    match = line.match(output)
+    if finished.returncode != 0 or match is None:
+        error = finished.stderr.decode().strip()
+        raise LoadFailed(f"{name}: exit {finished.returncode}: {error or output}")
+    return match

@@ -46,6 +46,20 @@ def test_ingest_measures_both_servers_under_the_same_load(tmp_path: Path) -> Non
 
 
 @pytest.mark.e2e
+@need_mosquitto
+def test_fanout_has_every_message_in_order_at_every_subscriber_of_both_servers(
+    tmp_path: Path,
+) -> None:
+    require("compiler")
+    tables = run("fanout", tmp_path)
+    shapes = ["1 to 10, 20 in flight", "5 to 5 pairs, 20 in flight", "1 to 1, 1 in flight"]
+    each_shape_both_servers = [shape for shape in shapes for _ in range(2)]
+    assert tables["Fan-out, QoS 1, 64-byte payloads"] == each_shape_both_servers
+    assert tables["Fan-out, QoS 0, 64-byte payloads"] == each_shape_both_servers
+    assert len(tables["Asked and measured, fan-out"]) == 4
+
+
+@pytest.mark.e2e
 @need_java
 def test_bridge_drains_the_same_backlog_with_both_clients(tmp_path: Path) -> None:
     tables = run("bridge", tmp_path)
