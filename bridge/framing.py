@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import google_crc32c
+import msgspec
 
 from bridge.errors import LogHole
 from bridge.limits import BridgeLimits
@@ -173,7 +174,7 @@ def _rework(record: Record, shape: Shape, wall_ms: int) -> Record:
         headers += ((TIMESTAMP_HEADER, str(record.timestamp_ms).encode()),)
     if record.offset < shape.mark_until:
         headers += ((RESENT_HEADER, b"1"),)
-    return dataclasses.replace(record, headers=headers, timestamp_ms=timestamp)
+    return msgspec.structs.replace(record, headers=headers, timestamp_ms=timestamp)
 
 
 def _stamp(batch: StoredBatch, identity: Identity) -> Outgoing:

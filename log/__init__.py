@@ -45,7 +45,7 @@ from log.record_batch import (
     stamp_producer,
 )
 from log.report import Lost, RecoveryReport
-from log.scan import INDEXED_HEADER, Scan, Wanted
+from log.scan import INDEXED_HEADER, Scan, Selection, Wanted
 from log.stats import LogStats
 from log.store import Log
 from log.streams import Retention, StreamSpec, name_problem
@@ -81,6 +81,7 @@ __all__ = [
     "RequestError",
     "Retention",
     "Scan",
+    "Selection",
     "StoredBatch",
     "Stream",
     "StreamSpec",

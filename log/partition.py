@@ -19,9 +19,16 @@ from log.checkpoint import PartitionPoint
 from log.errors import OffsetOutOfRange
 from log.files import Files
 from log.limits import LogLimits
-from log.rebatch import Block, frame_block, gather_blocks
-from log.record_batch import Record, StoredBatch, decode_batch, stored_batch
-from log.scan import Scan, Wanted, topic_of
+from log.rebatch import Block, block_of, frame_block, gather_blocks
+from log.record_batch import (
+    Record,
+    StoredBatch,
+    decode_batch,
+    parse_header,
+    stored_batch,
+    verify,
+)
+from log.scan import Scan, Selection, Wanted
 from log.segment import Segment
 from log.state import cursor_key
 from log.streams import StreamSpec
@@ -182,8 +189,10 @@ class Partition:
         """The durable records from `offset` on whose topic satisfies `wanted`, having looked
         through about `bytes_max` of stored bytes, one batch at least.
 
-        There is no more when `next_offset` is the durable end. Errors as `read`; CorruptBatch.
+        There is no more when `next_offset` is the durable end. Where several calls ask the same,
+        give them one `Selection`. Errors as `read`; CorruptBatch.
         """
+        selection = wanted if isinstance(wanted, Selection) else Selection(wanted)
         found: list[Record] = []
         looked = 0
         while looked < bytes_max:
@@ -194,10 +203,8 @@ class Partition:
                 break
             for batch in batches:
                 looked += len(batch.data)
-                for record in decode_batch(batch.data):
-                    topic = topic_of(record)
-                    if record.offset >= offset and topic is not None and wanted(topic):
-                        found.append(record)
+                verify(batch.data, parse_header(batch.data))
+                found += selection.records(block_of(batch), offset)
                 offset = max(offset, batch.last_offset + 1)
         return Scan(found, offset)
 

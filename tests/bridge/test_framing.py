@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import google_crc32c
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -76,7 +77,7 @@ def _sent(out: Sequence[Outgoing]) -> list[Record]:
         assert header.record_count == batch.end_offset - batch.first_offset
         for number, record in enumerate(decode_batch(data)):
             assert record.offset == number
-            records.append(dataclasses.replace(record, offset=batch.first_offset + number))
+            records.append(msgspec.structs.replace(record, offset=batch.first_offset + number))
     return records
 
 

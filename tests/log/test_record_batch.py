@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import random
 
 import google_crc32c
+import msgspec
 import pytest
 import zstandard
 from aiokafka.record.default_records import DefaultRecordBatch
@@ -117,7 +117,7 @@ def test_aiokafka_reads_it(found: list[Record]) -> None:
 
 def _with_text_names(record: Record) -> Record:
     named = tuple((name.hex().encode(), value) for name, value in record.headers)
-    return dataclasses.replace(record, headers=named)
+    return msgspec.structs.replace(record, headers=named)
 
 
 @searched

@@ -6,9 +6,26 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from log import Log, OffsetOutOfRange, Partition, RecordTemplate, Retention, Scan
-from tests.log.helpers import SMALL, TEMPLATE, Clock, commit, put, seal, spec
+from log import (
+    INDEXED_HEADER,
+    CorruptBatch,
+    Log,
+    LogLimits,
+    OffsetOutOfRange,
+    Partition,
+    RecordTemplate,
+    Retention,
+    Scan,
+    Selection,
+    decode_batch,
+)
+from log.rebatch import frame_block
+from log.tail import Tail
+from tests.log.helpers import NOW_MS, SMALL, TEMPLATE, Clock, commit, put, seal, spec
+from tests.log.strategies import searched
 
 A = RecordTemplate(b"device-1", ((b"mqtt.topic", b"a"),))
 B = RecordTemplate(b"device-1", ((b"mqtt.topic", b"b"), (b"mqtt.dup", b"1")))
@@ -110,3 +127,84 @@ def test_the_topic_is_the_first_header_of_that_name(log: Log) -> None:
     put_as(log, partition, TEMPLATE, b"1")
     assert offsets(partition.scan(0, is_a, bytes_max=1 << 20)) == []
     assert offsets(partition.scan(0, lambda topic: topic == b"b", bytes_max=1 << 20)) == [0]
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> list[tuple[RecordTemplate, bytes]]:
+    """Records whose keys, values and other headers may hold the header's name, and parts of it."""
+    topics = st.sampled_from([b"a", b"b", b"c/" + b"d" * 61, b"e" * 64, b"f" * 300])
+    tricky = st.sampled_from(
+        [
+            b"",
+            b"x",
+            b"\x14mqtt.topic",
+            b"\x14mqtt.topic\x02a",
+            b"\x14mqtt.topic\x02\xff",
+            b"\x14mqtt.topic\x14mqtt.topic\x02b",
+            b"\x14mqtt.topi",
+            b"\x14mqtt.topic\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+        ]
+    )
+    text = st.one_of(tricky, st.binary(max_size=200))
+    named = st.tuples(st.just(INDEXED_HEADER), topics)
+    header = st.one_of(named, st.tuples(text, text))
+    headers = st.one_of(st.tuples(named), st.lists(header, max_size=3).map(tuple))
+    template = st.builds(RecordTemplate, st.one_of(st.none(), text), headers)
+    return draw(st.lists(st.tuples(template, text), min_size=1, max_size=60))
+
+
+@searched
+@given(
+    life=lives(),
+    wanted=st.sets(st.sampled_from([b"a", b"b", b"c/" + b"d" * 61, b"e" * 64, b"f" * 300])),
+    first=st.integers(0, 60),
+)
+def test_a_block_gives_what_decoding_all_of_it_gives(
+    life: list[tuple[RecordTemplate, bytes]], wanted: set[bytes], first: int
+) -> None:
+    tail = Tail(LogLimits(), 1, 0)
+    for number, (template, value) in enumerate(life):
+        tail.append(template, [value], NOW_MS + number)
+    for run in tail.cut():
+        tail.place(run, 1)
+    for chunk in tail.chunks:
+        block = chunk.block()
+        records = decode_batch(frame_block(block, compression_level=None))
+        expected = [
+            record
+            for record in records
+            if record.offset >= first
+            and next((v for n, v in record.headers if n == INDEXED_HEADER), None) in wanted
+        ]
+        assert Selection(wanted.__contains__).records(block, first) == expected
+
+
+def test_a_selection_asks_once_for_a_topic(log: Log) -> None:
+    partition = log.partition("mqtt", 0)
+    asked: list[bytes] = []
+
+    def wanted(topic: bytes) -> bool:
+        asked.append(topic)
+        return topic == b"a"
+
+    selection = Selection(wanted)
+    for _ in range(3):
+        put_as(log, partition, A, b"0", b"1")
+        put_as(log, partition, B, b"2")
+        seal(log, partition)
+    offset = 0
+    while offset != partition.durable_end:
+        offset = partition.scan(offset, selection, bytes_max=1).next_offset
+    assert sorted(asked) == [b"a", b"b"]
+
+
+def test_a_damaged_batch_is_not_passed_off_as_one_without_wanted_records(log: Log) -> None:
+    partition = log.partition("mqtt", 0)
+    put_as(log, partition, B, b"0", b"1")
+    seal(log, partition)
+    path = partition.segments[0].path(".log")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorruptBatch):
+        partition.scan(0, is_a, bytes_max=1)
