@@ -60,6 +60,18 @@ def test_fanout_has_every_message_in_order_at_every_subscriber_of_both_servers(
 
 
 @pytest.mark.e2e
+@need_mosquitto
+def test_idle_holds_idle_half_open_silent_and_stuck_connections_at_both_servers(
+    tmp_path: Path,
+) -> None:
+    require("compiler")
+    tables = run("idle", tmp_path)
+    assert tables["300 idle connections"] == ["mosquitto", "sluicegate, 4 partitions"]
+    assert len(tables["PUBACK latency of one good device"]) == 4
+    assert len(tables["Asked and measured, idle and slow connections"]) == 2
+
+
+@pytest.mark.e2e
 @need_java
 def test_bridge_drains_the_same_backlog_with_both_clients(tmp_path: Path) -> None:
     tables = run("bridge", tmp_path)
