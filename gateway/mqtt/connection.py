@@ -21,6 +21,7 @@ from gateway.mqtt.control import handle_control
 from gateway.mqtt.decode import Frame, decode_packet, next_frame
 from gateway.mqtt.endpoint import Endpoint, Wire
 from gateway.mqtt.errors import (
+    MalformedPacket,
     MqttError,
     NotConnectFirst,
     PacketTooLarge,
@@ -59,6 +60,7 @@ class Connection(Endpoint):
     """Feed it with `receive`; say `lost` when the transport is gone."""
 
     __slots__ = (
+        "_carried_count",
         "_inbound",
         "_is_large_read",
         "_lone_bytes",
@@ -86,6 +88,8 @@ class Connection(Endpoint):
         self._is_large_read = False
         self._size = 0
         """Size of the packet that `_prefix` begins."""
+        self._carried_count = 0
+        """Identifiers of QoS 2 that were not released on an earlier connection."""
         self._lone_bytes = 0
         """The same when a lone packet like it can take the short way, else 0."""
 
@@ -99,6 +103,7 @@ class Connection(Endpoint):
         self.session = session
         self._inbound = inbound
         self.client_id = session.client_id
+        self._carried_count = len(session.received)
         self.will = packet.will
         self.peer_packet_bytes_max = packet.properties.maximum_packet_bytes
         if self._broker.is_holding:
@@ -200,6 +205,8 @@ class Connection(Endpoint):
             return 0
         if data.startswith(_CONNECT_5_0, frame.start):
             self.level = LEVEL_5_0  # so that a bad CONNECT is answered with its reason
+            if frame.start > 2 and data[frame.start - 1] == 0:
+                raise MalformedPacket("Remaining Length longer than needed")  # [MQTT-1.5.5-1]
         packet = decode_packet(frame.first_byte, Reader(data, frame.start, frame.stop), 0)
         assert isinstance(packet, Connect)
         admit(self, self._broker, packet)
@@ -246,6 +253,9 @@ class Connection(Endpoint):
                         self._needed_bytes = frame
                         break
                     _, body, stop = frame
+                    if data[body - 1] == 0 and self.level == LEVEL_5_0:
+                        self._store(run, values, ids)
+                        raise MalformedPacket("Remaining Length longer than needed")
                 elif stop > end:
                     self._needed_bytes = stop - position
                     break
@@ -309,7 +319,7 @@ class Connection(Endpoint):
         broker.inbox_bytes += end
         if broker.inbox_bytes > _INBOX_BYTES_MAX:
             broker.store()
-        if self.unacknowledged_count > self._receive_max:
+        if self._unfinished_count() > self._receive_max:
             self._window_exceeded()
         return position
 
@@ -366,10 +376,7 @@ class Connection(Endpoint):
         if packet_id in session.received:
             self.defer(_PUBREC + id_bytes)
             return
-        if (
-            self.level == LEVEL_5_0
-            and len(session.received) + self.unacknowledged_count >= self._receive_max
-        ):
+        if self.level == LEVEL_5_0 and self._unfinished_count() >= self._receive_max:
             raise ReceiveMaximumExceeded(f"over {self._receive_max} messages unreleased")
         broker = self._broker
         broker.store()  # what came before is to be before it in the log
@@ -391,6 +398,16 @@ class Connection(Endpoint):
         self.defer(_PUBREC + id_bytes)
         if broker.committer.congested:
             broker.hold_back()
+
+    def _unfinished_count(self) -> int:
+        """What the client has sent on this connection and not got a PUBACK or PUBCOMP for (3.3.4).
+
+        Identifiers of an earlier connection do not count: the quota begins anew (4.9).
+        """
+        session = self.session
+        if self.level < LEVEL_5_0 or session is None:
+            return self.unacknowledged_count
+        return self.unacknowledged_count + max(0, len(session.received) - self._carried_count)
 
     def _window_exceeded(self) -> None:
         if self.level == LEVEL_5_0:

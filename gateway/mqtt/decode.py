@@ -1,4 +1,4 @@
-"""Bytes to control packets, both versions, both directions.
+"""Bytes to control packets, all versions, both directions.
 
 Owns framing (fixed header, Remaining Length) and the layout of every packet. Never raises
 anything but the errors of `gateway.mqtt.errors`. The server's hot path reads PUBLISH itself
@@ -22,6 +22,7 @@ from gateway.mqtt.errors import (
     UnsupportedProtocolVersion,
 )
 from gateway.mqtt.packets import (
+    LEVEL_3_1,
     LEVEL_3_1_1,
     LEVEL_5_0,
     Auth,
@@ -47,6 +48,22 @@ from gateway.mqtt.properties import NO_PROPERTIES, PacketType, Properties, read_
 from gateway.mqtt.wire import Reader
 
 _FLAGS_0010 = frozenset({PacketType.PUBREL, PacketType.SUBSCRIBE, PacketType.UNSUBSCRIBE})
+
+_PROTOCOLS = {(b"MQIsdp", LEVEL_3_1), (b"MQTT", LEVEL_3_1_1), (b"MQTT", LEVEL_5_0)}
+
+# The reason codes that 5.0 lets a packet have (3.4.2.1 to 3.7.2.1, 3.14.2.1, 3.15.2.1).
+_TAKEN_OR_NOT = frozenset({0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99})
+_KNOWN_OR_NOT = frozenset({0x00, 0x92})
+_REASONS: dict[PacketType, frozenset[int]] = {
+    PacketType.PUBACK: _TAKEN_OR_NOT,
+    PacketType.PUBREC: _TAKEN_OR_NOT,
+    PacketType.PUBREL: _KNOWN_OR_NOT,
+    PacketType.PUBCOMP: _KNOWN_OR_NOT,
+    PacketType.DISCONNECT: frozenset(
+        {0x00, 0x04, *range(0x80, 0x84), 0x87, 0x89, 0x8B, *range(0x8D, 0x91), *range(0x93, 0xA3)}
+    ),
+    PacketType.AUTH: frozenset({0x00, 0x18, 0x19}),
+}
 
 
 class Frame(NamedTuple):
@@ -94,6 +111,8 @@ def decode_packet(first_byte: int, reader: Reader, level: int) -> Packet:
         decoder = _DECODERS.get(kind)
         if decoder is None:
             raise MalformedPacket("packet type 0 is reserved")
+        if level == LEVEL_3_1 and kind in _FLAGS_0010:
+            flags &= ~0x08  # 3.1 sets DUP when it sends these again
         if flags != (2 if kind in _FLAGS_0010 else 0):
             # [MQTT-2.2.2-2] / [MQTT-2.1.3-1]: reserved flags must be as listed.
             raise MalformedPacket(f"reserved flags 0x{flags:x} in {PacketType(kind).name}")
@@ -117,11 +136,11 @@ def _properties(reader: Reader, level: int, packet_type: PacketType) -> Properti
 def _connect(reader: Reader, _level: int) -> Connect:
     name = reader.binary()
     level = reader.u8()
-    if name != b"MQTT" or level not in (LEVEL_3_1_1, LEVEL_5_0):
+    if (name, level) not in _PROTOCOLS:
         raise UnsupportedProtocolVersion(f"protocol {name[:8]!r} level {level}", level=level)
     flags = reader.u8()
     keep_alive_s = reader.u16()
-    if flags & 1:
+    if flags & 1 and level > LEVEL_3_1:
         raise MalformedPacket("reserved CONNECT flag set")  # [MQTT-3.1.2-3]
     has_will = bool(flags & 0x04)
     will_qos = flags >> 3 & 3
@@ -129,9 +148,11 @@ def _connect(reader: Reader, _level: int) -> Connect:
         raise MalformedPacket("will flags contradict each other")  # [MQTT-3.1.2-11, -13, -14]
     has_user_name = bool(flags & 0x80)
     has_password = bool(flags & 0x40)
-    if level == LEVEL_3_1_1 and has_password and not has_user_name:
+    if level < LEVEL_5_0 and has_password and not has_user_name:
         raise MalformedPacket("password without user name")  # 3.1.1 [MQTT-3.1.2-22]
     properties = _properties(reader, level, PacketType.CONNECT)
+    if properties.authentication_data is not None and properties.authentication_method is None:
+        raise ProtocolError("Authentication Data without a method")  # 3.1.2.11.10
     client_id = reader.string()
     will = None
     if has_will:
@@ -188,11 +209,20 @@ def _publish(flags: int, reader: Reader, level: int) -> Publish:
     )
 
 
+def _code(reader: Reader, kind: PacketType) -> int:
+    code = reader.u8()
+    if code not in _REASONS[kind]:
+        # [MQTT-3.4.2-1], [MQTT-3.5.2-1], [MQTT-3.6.2-1], [MQTT-3.7.2-1], [MQTT-3.14.2-1],
+        # [MQTT-3.15.2-1]
+        raise ProtocolError(f"reason code 0x{code:02x} in {kind.name}")
+    return code
+
+
 def _ack_fields(reader: Reader, level: int, kind: PacketType) -> tuple[int, int, Properties]:
     packet_id = _packet_id(reader)
     if level < LEVEL_5_0 or not reader.left:
         return packet_id, 0, NO_PROPERTIES
-    code = reader.u8()
+    code = _code(reader, kind)
     return packet_id, code, read_properties(reader, kind) if reader.left else NO_PROPERTIES
 
 
@@ -274,7 +304,7 @@ def _unsuback(reader: Reader, level: int) -> UnsubAck:
 def _disconnect(reader: Reader, level: int) -> Disconnect:
     if level < LEVEL_5_0 or not reader.left:
         return Disconnect()
-    code = reader.u8()
+    code = _code(reader, PacketType.DISCONNECT)
     if not reader.left:
         return Disconnect(code=code)
     return Disconnect(code=code, properties=read_properties(reader, PacketType.DISCONNECT))
@@ -285,7 +315,7 @@ def _auth(reader: Reader, level: int) -> Auth:
         raise MalformedPacket("packet type 15 is reserved in 3.1.1")
     if not reader.left:
         return Auth()
-    code = reader.u8()
+    code = _code(reader, PacketType.AUTH)
     if not reader.left:
         return Auth(code=code)
     return Auth(code=code, properties=read_properties(reader, PacketType.AUTH))

@@ -6,6 +6,7 @@ from their packet identifiers and do not come through here.
 """
 
 from gateway.mqtt.packets import (
+    LEVEL_3_1,
     LEVEL_5_0,
     Auth,
     ConnAck,
@@ -92,7 +93,7 @@ def _connect(packet: Connect) -> bytes:
     if packet.password is not None:
         flags |= 0x40
     parts = [
-        b"\0\4MQTT",
+        b"\0\6MQIsdp" if packet.level == LEVEL_3_1 else b"\0\4MQTT",
         bytes((packet.level, flags)),
         packet.keep_alive_s.to_bytes(2),
         _properties(packet.properties, packet.level),

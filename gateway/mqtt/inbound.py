@@ -126,6 +126,8 @@ class Inbound:
             if len(given.user_properties) > self._limits.user_properties_max:
                 raise QuotaExceeded(f"more than {self._limits.user_properties_max} user properties")
         name = decode_utf8(topic[2:])
+        if not name and self._level == LEVEL_5_0 and given.topic_alias is None:
+            raise ProtocolError("neither a topic nor an alias")  # 3.3.2.1
         if given.topic_alias is not None:
             name = self._aliased(name, given.topic_alias)
         route = self._routes.get(name)

@@ -1,13 +1,14 @@
 """Control packets as values: what the codec decodes to and encodes from.
 
 Owns the shapes only. Texts are checked UTF-8; topics and filters are not yet validated.
-`level` is 4 for MQTT 3.1.1 and 5 for 5.0.
+`level` is 3 for MQTT 3.1, 4 for 3.1.1 and 5 for 5.0.
 """
 
 import msgspec
 
 from gateway.mqtt.properties import NO_PROPERTIES, Properties
 
+LEVEL_3_1 = 3
 LEVEL_3_1_1 = 4
 LEVEL_5_0 = 5
 

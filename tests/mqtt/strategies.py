@@ -11,6 +11,8 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 datas = st.binary(max_size=20)
 ids = st.integers(1, 0xFFFF)
 codes = st.integers(0, 0xFF)
+_TAKEN_OR_NOT = (0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99)
+_KNOWN_OR_NOT = (0x00, 0x92)
 u16 = st.integers(0, 0xFFFF)
 u16_not_0 = st.integers(1, 0xFFFF)
 u32 = st.integers(0, 0xFFFFFFFF)
@@ -56,6 +58,8 @@ def properties(packet_type: PacketType) -> st.SearchStrategy[Properties]:
         fields["subscription_ids"] = st.lists(st.integers(1, 268_435_455), max_size=3).map(tuple)
     elif packet_type is PacketType.SUBSCRIBE:
         fields["subscription_ids"] = st.lists(st.integers(1, 268_435_455), max_size=1).map(tuple)
+    if packet_type is PacketType.CONNECT:
+        del fields["authentication_data"]  # never without a method
     return st.fixed_dictionaries({}, optional=fields).map(lambda given: Properties(**given))
 
 
@@ -67,7 +71,9 @@ def _ack(kind: Any, packet_type: PacketType, level: int) -> st.SearchStrategy[p.
     return st.builds(
         kind,
         packet_id=ids,
-        code=codes if level == 5 else st.just(0),
+        code=st.sampled_from(_TAKEN_OR_NOT if kind in (p.PubAck, p.PubRec) else _KNOWN_OR_NOT)
+        if level == 5
+        else st.just(0),
         properties=_none(level, packet_type),
     )
 
@@ -170,8 +176,16 @@ def packets(level: int) -> st.SearchStrategy[p.Packet]:
     ]
     if level == 5:
         kinds += [
-            st.builds(p.Disconnect, code=codes, properties=properties(PacketType.DISCONNECT)),
-            st.builds(p.Auth, code=codes, properties=properties(PacketType.AUTH)),
+            st.builds(
+                p.Disconnect,
+                code=st.sampled_from((0, 4, 0x80, 0x81, 0x8E, 0x93, 0xA2)),
+                properties=properties(PacketType.DISCONNECT),
+            ),
+            st.builds(
+                p.Auth,
+                code=st.sampled_from((0, 0x18, 0x19)),
+                properties=properties(PacketType.AUTH),
+            ),
         ]
     else:
         kinds.append(st.just(p.Disconnect()))

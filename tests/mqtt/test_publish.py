@@ -337,7 +337,7 @@ def test_a_clean_start_forgets_the_identifiers_before_it_is_answered(world: Worl
         ("32 03 0001 61", ReasonCode.MALFORMED_PACKET),
         ("30 06 0003 612F23 00", ReasonCode.TOPIC_NAME_INVALID),
         ("30 04 0001 2B 00", ReasonCode.TOPIC_NAME_INVALID),
-        ("30 03 0000 00", ReasonCode.TOPIC_NAME_INVALID),
+        ("30 03 0000 00", ReasonCode.PROTOCOL_ERROR),
         ("32 06 0001 61 0000 00", ReasonCode.PROTOCOL_ERROR),
         ("34 06 0001 61 0000 00", ReasonCode.PROTOCOL_ERROR),
         ("31 04 0001 61 00", ReasonCode.RETAIN_NOT_SUPPORTED),
