@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING
 
 from gateway.mqtt.authentication import Attempt, Refused, Verdict
 from gateway.mqtt.encode import encode_packet
+from gateway.mqtt.enhanced import Enhanced
 from gateway.mqtt.errors import (
     AuthMethodNotSupported,
     ClientIdentifierInvalid,
     MqttError,
+    PacketTooLarge,
     RetainNotSupported,
     ServerShuttingDown,
     StorageUnavailable,
 )
 from gateway.mqtt.inbound import Inbound, check_response_topic
-from gateway.mqtt.packets import LEVEL_3_1_1, LEVEL_5_0, ConnAck, Connect
-from gateway.mqtt.properties import Properties
+from gateway.mqtt.packets import LEVEL_3_1, LEVEL_3_1_1, LEVEL_5_0, ConnAck, Connect
+from gateway.mqtt.properties import NO_PROPERTIES, Properties
 from gateway.mqtt.reason_codes import ReasonCode, connack_return_code
 from gateway.mqtt.session import EXPIRY_NEVER_S
 from gateway.mqtt.sessions import granted_expiry_s
@@ -33,27 +35,34 @@ if TYPE_CHECKING:
 
 def admit(connection: "Connection", broker: "Broker", packet: Connect) -> None:
     """Makes the connection a connected one, or raises the MqttError that refuses it."""
+    properties = packet.properties
     connection.level = packet.level
+    connection.peer_packet_bytes_max = properties.maximum_packet_bytes
+    connection.wants_reasons = properties.request_problem_information != 0
     _check(broker, packet)
     authenticator = connection.authenticator
+    method = properties.authentication_method
+    if method is not None and (authenticator is None or method not in authenticator.methods):
+        raise AuthMethodNotSupported(f"authentication method {method!r}")  # [MQTT-4.12.0-1]
     if authenticator is None:
-        if packet.properties.authentication_method is not None:
-            raise AuthMethodNotSupported("extended authentication is not supported")
         _let_in(connection, broker, packet)
-    elif packet.properties.authentication_method is not None:
-        raise AuthMethodNotSupported("extended authentication is not supported")
-    else:
-        connection.wait_for_authentication()
-        authenticator.authenticate(
-            Attempt(
-                client_id=packet.client_id,
-                peer=connection.peer,
-                user_name=packet.user_name,
-                password=packet.password,
-                certificate_name=connection.certificate_name,
-            ),
-            partial(_answered, connection, broker, packet),
-        )
+        return
+    attempt = Attempt(
+        client_id=packet.client_id,
+        peer=connection.peer,
+        user_name=packet.user_name,
+        password=packet.password,
+        certificate_name=connection.certificate_name,
+    )
+    connection.wait_for_authentication()
+    decided = partial(_answered, connection, broker, packet)
+    if method is None:
+        authenticator.authenticate(attempt, decided)
+        return
+    connection.enhanced = Enhanced(connection, authenticator, method, attempt)
+    connection.enhanced.begin(
+        properties.authentication_data, asked=connection.authenticated, decided=decided
+    )
 
 
 def _answered(
@@ -67,20 +76,30 @@ def _answered(
     connection.user_name = verdict.user_name
     try:
         _check(broker, packet)  # again: time has passed
-        _let_in(connection, broker, packet)
+        _let_in(connection, broker, packet, data=verdict.data)
     except MqttError as error:
         connection.end(error)
         return
     connection.authenticated()
 
 
-def _let_in(connection: "Connection", broker: "Broker", packet: Connect) -> None:
-    client_id = packet.client_id or f"auto-{broker.rng.getrandbits(64):016x}"
+def _let_in(
+    connection: "Connection", broker: "Broker", packet: Connect, *, data: bytes | None = None
+) -> None:
+    """`data` is the Authentication Data of CONNACK."""
+    client_id = packet.client_id
+    while not client_id or (not packet.client_id and client_id in broker.sessions):
+        client_id = f"auto-{broker.rng.getrandbits(64):016x}"  # [MQTT-3.2.2-16]
     # [MQTT-3.2.2-21] told as Server Keep Alive; 3.1.1 3.1.2.10 allows it without telling.
     connection.keep_alive_s = min(packet.keep_alive_s, broker.limits.keep_alive_s_max)
     if packet.level == LEVEL_5_0 and not packet.keep_alive_s:
         connection.keep_alive_s = broker.limits.keep_alive_s_max
     expiry_s = granted_expiry_s(_requested_expiry_s(packet), broker.limits)
+    terms = _terms(connection, broker, packet, client_id, expiry_s, data)
+    if connection.peer_packet_bytes_max is not None and not connection.accepts_size(
+        len(_connack(packet, terms, is_present=False))
+    ):
+        raise PacketTooLarge("CONNACK is larger than the client takes")  # [MQTT-3.1.2-24]
     opened = broker.sessions.open(
         connection, client_id, clean=packet.clean_start, expiry_s=expiry_s
     )
@@ -88,7 +107,7 @@ def _let_in(connection: "Connection", broker: "Broker", packet: Connect) -> None
     connection.connected(packet, opened.session, inbound)
     if opened.due_will is not None:
         broker.publish_will(client_id, opened.due_will)
-    answer = _connack(connection, broker, packet, expiry_s, is_present=opened.is_present)
+    answer = _connack(packet, terms, is_present=opened.is_present)
     if opened.state_changed:
         # If power fails after CONNACK and before the old session's removal is on disk, its packet
         # identifiers would come back and a new message be taken for an old one; so CONNACK waits.
@@ -113,13 +132,18 @@ def _let_in(connection: "Connection", broker: "Broker", packet: Connect) -> None
     )
 
 
-def refusal(reason: ReasonCode, text: str, level: int) -> bytes:
-    """The CONNACK that refuses; b"" where there is none to send (3.1.1, or no version known)."""
+def refusal(reason: ReasonCode, text: str, level: int, *, bytes_max: int | None = None) -> bytes:
+    """The CONNACK that refuses; b"" where there is none to send (3.1.1, or no version known).
+
+    `bytes_max` is the client's Maximum Packet Size, where it is known.
+    """
     if level >= LEVEL_5_0:
-        packet = ConnAck(
-            session_present=False, code=reason, properties=Properties(reason_string=text)
-        )
-        return encode_packet(packet, LEVEL_5_0)
+        for properties in (Properties(reason_string=text), NO_PROPERTIES):
+            packet = ConnAck(session_present=False, code=reason, properties=properties)
+            data = encode_packet(packet, LEVEL_5_0)
+            if bytes_max is None or len(data) <= bytes_max:
+                return data  # [MQTT-3.2.2-19]
+        return b""
     code = connack_return_code(reason)
     if level == 0 or code is None:
         return b""
@@ -132,7 +156,9 @@ def _check(broker: "Broker", packet: Connect) -> None:
         raise StorageUnavailable("the log failed: nothing can be stored")
     if broker.is_draining:
         raise ServerShuttingDown("the gateway is shutting down")
-    if not packet.client_id and packet.level < LEVEL_5_0 and not packet.clean_start:
+    if not packet.client_id and (
+        packet.level == LEVEL_3_1 or (packet.level == LEVEL_3_1_1 and not packet.clean_start)
+    ):
         raise ClientIdentifierInvalid("empty client id without a clean session")  # [MQTT-3.1.3-8]
     if len(packet.client_id.encode()) > limits.client_id_bytes_max:
         raise ClientIdentifierInvalid(f"client id over {limits.client_id_bytes_max} bytes")
@@ -154,23 +180,36 @@ def _requested_expiry_s(packet: Connect) -> int:
     return 0 if packet.clean_start else EXPIRY_NEVER_S
 
 
-def _connack(
-    connection: "Connection", broker: "Broker", packet: Connect, expiry_s: int, *, is_present: bool
-) -> bytes:
+def _connack(packet: Connect, terms: Properties, *, is_present: bool) -> bytes:
+    if packet.level == LEVEL_3_1:
+        is_present = False  # a reserved byte
+    return encode_packet(
+        ConnAck(session_present=is_present, code=0, properties=terms), packet.level
+    )
+
+
+def _terms(
+    connection: "Connection",
+    broker: "Broker",
+    packet: Connect,
+    client_id: str,
+    expiry_s: int,
+    data: bytes | None,
+) -> Properties:
+    """What CONNACK says to a 5.0 client (3.2.2.3)."""
     if packet.level < LEVEL_5_0:
-        return encode_packet(ConnAck(session_present=is_present, code=0), packet.level)
+        return NO_PROPERTIES
     limits = broker.limits
     keep_alive_s = connection.keep_alive_s
-    properties = Properties(
+    return Properties(
         session_expiry_s=expiry_s if expiry_s != _requested_expiry_s(packet) else None,
         receive_maximum=limits.receive_max,
         retain_available=0,
         maximum_packet_bytes=limits.packet_bytes_max,
-        assigned_client_id=None if packet.client_id else connection.client_id,
+        assigned_client_id=None if packet.client_id else client_id,
         topic_alias_maximum=limits.topic_alias_max,
         server_keep_alive_s=keep_alive_s if keep_alive_s != packet.keep_alive_s else None,
         shared_subscription_available=0,
-    )
-    return encode_packet(
-        ConnAck(session_present=is_present, code=0, properties=properties), LEVEL_5_0
+        authentication_method=packet.properties.authentication_method,  # [MQTT-4.12.0-5]
+        authentication_data=data,
     )

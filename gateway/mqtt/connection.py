@@ -3,7 +3,7 @@
 Owns the framing of what it reads, and the hot path: PUBLISH at QoS 0 and 1. Sans-I/O: it writes
 to a `Wire` and reads no clock but the broker's. The sending half is in endpoint.py.
 
-The hot path, `_parse`, takes all packets of a read in one loop. It guesses that a packet has the
+The hot path, `parse`, takes all packets of a read in one loop. It guesses that a packet has the
 fixed header and topic of the one before (one comparison of bytes), and collects the payloads of
 such a run for one append to the log and one join of PUBACKs. What is acknowledged waits in
 `pending` until the broker says that it is durable. Style rules bend here for speed: positions are
@@ -15,15 +15,14 @@ A peer's fault raises a PeerError somewhere below `receive`, which ends the conn
 
 from typing import TYPE_CHECKING
 
-from gateway.mqtt.admission import admit
 from gateway.mqtt.authentication import Authenticator
 from gateway.mqtt.control import handle_control
-from gateway.mqtt.decode import Frame, decode_packet, next_frame
+from gateway.mqtt.decode import Frame, next_frame
 from gateway.mqtt.endpoint import Endpoint, Wire
+from gateway.mqtt.entrance import take
 from gateway.mqtt.errors import (
     MalformedPacket,
     MqttError,
-    NotConnectFirst,
     PacketTooLarge,
     PeerError,
     ProtocolError,
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from gateway.mqtt.inbound import Inbound, Run
     from gateway.mqtt.session import Session
 
-_CONNECT_5_0 = b"\0\4MQTT\5"
 _PUBACK = b"\x40\x02"
 _PUBREC = b"\x50\x02"
 _ID_0 = b"\0\0"
@@ -48,9 +46,6 @@ _INBOX_BYTES_MAX = 1 << 20
 
 _LONE_BYTES_MAX = 1024
 """Lone messages are not counted against `_INBOX_BYTES_MAX`, for they are small."""
-
-_WHEN_AUTHENTICATED = 1 << 62
-"""More bytes than come: what follows a CONNECT is kept until it is known who sends it."""
 
 _NO_PREFIX: tuple[bytes, ...] = ()
 """Nothing begins with one of no prefixes."""
@@ -64,13 +59,13 @@ class Connection(Endpoint):
         "_inbound",
         "_is_large_read",
         "_lone_bytes",
-        "_needed_bytes",
         "_packet_bytes_max",
         "_prefix",
         "_rest",
         "_rest_bytes",
         "_run",
         "_size",
+        "needed_bytes",
     )
 
     def __init__(
@@ -80,7 +75,8 @@ class Connection(Endpoint):
         self._packet_bytes_max = broker.limits.packet_bytes_max
         self._rest: list[bytes] = []
         self._rest_bytes = 0
-        self._needed_bytes = 0
+        self.needed_bytes = 0
+        """Of `_rest`, before there is anything to do."""
         self._inbound: Inbound | None = None
         self._run: Run | None = None
         self._prefix: bytes | tuple[bytes, ...] = _NO_PREFIX
@@ -105,7 +101,6 @@ class Connection(Endpoint):
         self.client_id = session.client_id
         self._carried_count = len(session.received)
         self.will = packet.will
-        self.peer_packet_bytes_max = packet.properties.maximum_packet_bytes
         if self._broker.is_holding:
             self.pause_for_storage()
 
@@ -131,13 +126,13 @@ class Connection(Endpoint):
         if self._rest_bytes:
             self._rest.append(data)
             self._keep_rest(len(data))
-            if self.is_ended or self._rest_bytes < self._needed_bytes:
+            if self.is_ended or self._rest_bytes < self.needed_bytes:
                 return
             data = b"".join(self._rest)
             self.forget_rest()
         elif len(data) == self._lone_bytes and data.startswith(self._prefix):
             # One message of QoS 1 like the one before, and nothing else: the device that waits
-            # for its PUBACK. The same as `_parse` does, without its loop.
+            # for its PUBACK. The same as `parse` does, without its loop.
             at = len(self._prefix)
             run = self._run
             assert run is not None
@@ -164,9 +159,9 @@ class Connection(Endpoint):
         self.is_active = True
         try:
             if self.is_connected:
-                used = self._parse(data)
+                used = self.parse(data)
             else:
-                used = self._parse_connect(data)
+                used = take(self, self._broker, data)
         except MqttError as error:
             self.end(error)
             return
@@ -190,32 +185,7 @@ class Connection(Endpoint):
         self._rest.clear()
         self._rest_bytes = 0
 
-    def _parse_connect(self, data: bytes) -> int:
-        """The first packet must be a CONNECT, of bounded size [MQTT-3.1.0-1]."""
-        if self.is_ended:
-            return len(data)
-        if self.is_authenticating:
-            self._needed_bytes = _WHEN_AUTHENTICATED
-            return 0
-        if data[0] != 0x10:
-            raise NotConnectFirst(f"first packet begins with 0x{data[0]:02x}")
-        frame = next_frame(data, 0, len(data), self._broker.limits.connect_bytes_max)
-        if not isinstance(frame, Frame):
-            self._needed_bytes = frame
-            return 0
-        if data.startswith(_CONNECT_5_0, frame.start):
-            self.level = LEVEL_5_0  # so that a bad CONNECT is answered with its reason
-            if frame.start > 2 and data[frame.start - 1] == 0:
-                raise MalformedPacket("Remaining Length longer than needed")  # [MQTT-1.5.5-1]
-        packet = decode_packet(frame.first_byte, Reader(data, frame.start, frame.stop), 0)
-        assert isinstance(packet, Connect)
-        admit(self, self._broker, packet)
-        if self.is_connected and frame.stop < len(data):
-            return frame.stop + self._parse(data[frame.stop :])
-        self._needed_bytes = _WHEN_AUTHENTICATED
-        return frame.stop
-
-    def _parse(self, data: bytes) -> int:
+    def parse(self, data: bytes) -> int:
         """All whole packets of `data`; returns how many bytes they were."""
         end = len(data)
         self._is_large_read = end > self._broker.large_bytes
@@ -233,13 +203,13 @@ class Connection(Endpoint):
             if data.startswith(prefix, position):
                 stop = position + size
                 if stop > end:
-                    self._needed_bytes = stop - position
+                    self.needed_bytes = stop - position
                     break
                 at = position + prefix_bytes
             else:
                 # Another size, topic, kind of packet, or less than a header.
                 if end - position < 2:
-                    self._needed_bytes = 2
+                    self.needed_bytes = 2
                     break
                 body = position + 2
                 stop = body + data[position + 1]
@@ -250,14 +220,14 @@ class Connection(Endpoint):
                         self._store(run, values, ids)
                         raise
                     if not isinstance(frame, Frame):
-                        self._needed_bytes = frame
+                        self.needed_bytes = frame
                         break
                     _, body, stop = frame
                     if data[body - 1] == 0 and self.level == LEVEL_5_0:
                         self._store(run, values, ids)
                         raise MalformedPacket("Remaining Length longer than needed")
                 elif stop > end:
-                    self._needed_bytes = stop - position
+                    self.needed_bytes = stop - position
                     break
                 first_byte = data[position]
                 if first_byte & 0xF0 != 0x30:

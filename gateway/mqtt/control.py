@@ -6,16 +6,20 @@ Whatever changes durable state is answered when that is durable.
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from gateway.mqtt.decode import decode_packet
 from gateway.mqtt.encode import PINGRESP_BYTES, encode_packet
 from gateway.mqtt.errors import (
     MalformedPacket,
     MqttError,
+    PacketTooLarge,
     ProtocolError,
     QuotaExceeded,
     SecondConnect,
 )
 from gateway.mqtt.packets import (
+    LEVEL_3_1,
     LEVEL_5_0,
     Auth,
     Disconnect,
@@ -30,6 +34,7 @@ from gateway.mqtt.packets import (
     UnsubAck,
     Unsubscribe,
 )
+from gateway.mqtt.properties import NO_PROPERTIES, Properties
 from gateway.mqtt.reason_codes import ReasonCode
 from gateway.mqtt.session import Session, Subscription
 from gateway.mqtt.sessions import granted_expiry_s
@@ -75,7 +80,9 @@ def handle_control(
         case Disconnect():
             _disconnect(connection, broker, session, packet)
         case Auth():
-            raise ProtocolError("AUTH without an authentication method")  # [MQTT-4.12.0-6]
+            if connection.enhanced is None:
+                raise ProtocolError("AUTH without an authentication method")  # [MQTT-4.12.0-7]
+            connection.enhanced.received(packet)
         case _:
             raise ProtocolError(f"{type(packet).__name__} from a client")
     broker.counters.deliveries_dropped += session.outbox.dropped_count - dropped_count
@@ -101,10 +108,14 @@ def _subscribe(
     if len(packet.requests) > broker.limits.subscribe_filters_max:
         raise QuotaExceeded(f"{len(packet.requests)} filters in one SUBSCRIBE")
     subscription_id = next(iter(packet.properties.subscription_ids), 0)
-    codes = [
+    answers = [
         _grant(connection, broker, session, request, subscription_id) for request in packet.requests
     ]
-    answer = encode_packet(SubAck(packet_id=packet.packet_id, codes=tuple(codes)), connection.level)
+    answer = SubAck(
+        packet_id=packet.packet_id,
+        codes=tuple([code for code, _ in answers]),
+        properties=_why(connection, [why for _, why in answers]),
+    )
     _answer_change(connection, broker, session, answer)
 
 
@@ -114,13 +125,13 @@ def _grant(
     session: Session,
     request: SubscriptionRequest,
     subscription_id: int,
-) -> int:
-    """The SUBACK code of one filter: a bad one does not end the connection (3.9.3)."""
+) -> tuple[int, str]:
+    """The SUBACK code of one filter, and why it is refused: a bad one does not end the connection
+    (3.9.3). 3.1 has no code for it, so there it does."""
     is_5_0 = connection.level == LEVEL_5_0
     if is_shared(request.filter):
-        if request.no_local:
-            raise ProtocolError("No Local on a shared subscription")  # [MQTT-3.8.3-4]
-        return ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED if is_5_0 else _FAILURE_3_1_1
+        code = ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED if is_5_0 else _FAILURE_3_1_1
+        return code, "shared subscriptions are not supported"
     try:
         check_topic_filter(
             request.filter,
@@ -138,8 +149,18 @@ def _grant(
             ),
         )
     except MqttError as error:
-        return error.reason if is_5_0 else _FAILURE_3_1_1
-    return request.qos
+        if connection.level == LEVEL_3_1:
+            raise
+        return error.reason if is_5_0 else _FAILURE_3_1_1, str(error)
+    return request.qos, ""
+
+
+def _why(connection: "Endpoint", reasons: list[str]) -> Properties:
+    """A Reason String with the first fault, for who wants it [MQTT-3.1.2-29]."""
+    text = next(filter(None, reasons), "")
+    if not text or not connection.wants_reasons or connection.level < LEVEL_5_0:
+        return NO_PROPERTIES
+    return Properties(reason_string=text)
 
 
 def _unsubscribe(
@@ -147,23 +168,36 @@ def _unsubscribe(
 ) -> None:
     if len(packet.filters) > broker.limits.subscribe_filters_max:
         raise QuotaExceeded(f"{len(packet.filters)} filters in one UNSUBSCRIBE")
-    codes = [
-        ReasonCode.SUCCESS
-        if broker.sessions.unsubscribe(session, topic_filter)
-        else ReasonCode.NO_SUBSCRIPTION_EXISTED
-        for topic_filter in packet.filters
-    ]
-    answer = encode_packet(
-        UnsubAck(packet_id=packet.packet_id, codes=tuple(codes)), connection.level
+    codes = [_end_subscription(broker, session, name) for name in packet.filters]
+    _answer_change(
+        connection, broker, session, UnsubAck(packet_id=packet.packet_id, codes=tuple(codes))
     )
-    _answer_change(connection, broker, session, answer)
+
+
+def _end_subscription(broker: "Broker", session: Session, topic_filter: str) -> int:
+    """The UNSUBACK code of one filter."""
+    if broker.sessions.unsubscribe(session, topic_filter):
+        return ReasonCode.SUCCESS
+    try:
+        check_topic_filter(topic_filter)
+    except MqttError as error:
+        return error.reason
+    return ReasonCode.NO_SUBSCRIPTION_EXISTED
 
 
 def _answer_change(
-    connection: "Endpoint", broker: "Broker", session: Session, answer: bytes
+    connection: "Endpoint", broker: "Broker", session: Session, packet: SubAck | UnsubAck
 ) -> None:
     if session.is_stored:
         broker.sessions.changed(session)
+    answer = encode_packet(packet, connection.level)
+    if not connection.accepts_size(len(answer)) and packet.properties is not NO_PROPERTIES:
+        # [MQTT-3.9.2-1], [MQTT-3.11.2-1]
+        packet = msgspec.structs.replace(packet, properties=NO_PROPERTIES)
+        answer = encode_packet(packet, connection.level)
+    if not connection.accepts_size(len(answer)):
+        raise PacketTooLarge("the answer is larger than the client takes")  # [MQTT-3.1.2-24]
+    if session.is_stored:
         connection.defer(answer)
     else:
         connection.answer(answer)

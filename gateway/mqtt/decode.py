@@ -45,6 +45,7 @@ from gateway.mqtt.packets import (
     Will,
 )
 from gateway.mqtt.properties import NO_PROPERTIES, PacketType, Properties, read_properties
+from gateway.mqtt.topics import is_shared
 from gateway.mqtt.wire import Reader
 
 _FLAGS_0010 = frozenset({PacketType.PUBREL, PacketType.SUBSCRIBE, PacketType.UNSUBSCRIBE})
@@ -257,10 +258,13 @@ def _subscription_request(reader: Reader, level: int) -> SubscriptionRequest:
     retain_handling = options >> 4 & 3
     if retain_handling == 3:
         raise ProtocolError("Retain Handling 3")
+    no_local = bool(options & 4)
+    if no_local and is_shared(topic_filter):
+        raise ProtocolError("No Local on a shared subscription")  # [MQTT-3.8.3-4]
     return SubscriptionRequest(
         filter=topic_filter,
         qos=qos,
-        no_local=bool(options & 4),
+        no_local=no_local,
         retain_as_published=bool(options & 8),
         retain_handling=retain_handling,
     )

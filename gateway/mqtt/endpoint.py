@@ -30,6 +30,7 @@ from log import LogError, LogFailed, RecordTooLarge
 
 if TYPE_CHECKING:
     from gateway.mqtt.broker import Broker
+    from gateway.mqtt.enhanced import Enhanced
     from gateway.mqtt.session import Session
 
 _log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Endpoint:
         "authenticator",
         "certificate_name",
         "client_id",
+        "enhanced",
         "is_active",
         "is_authenticating",
         "is_connected",
@@ -88,6 +90,7 @@ class Endpoint:
         "session",
         "unacknowledged_count",
         "user_name",
+        "wants_reasons",
         "will",
     )
 
@@ -114,6 +117,10 @@ class Endpoint:
         self.is_writable = True
         self.level = 0
         self.client_id = ""
+        self.enhanced: Enhanced | None = None
+        """How it is authenticated, if CONNECT named a method."""
+        self.wants_reasons = True
+        """Request Problem Information: reason strings on what is no CONNACK or DISCONNECT."""
         self.certificate_name: str | None = None
         """CN of the client certificate that TLS has verified."""
         self.user_name = ""
@@ -285,8 +292,8 @@ class Endpoint:
                 str(error),
             )
         self.write_answers()
-        if not self.is_connected:
-            self._write_refusal(error)
+        if not self.is_connected or self._is_held:
+            self._write_refusal(error)  # [MQTT-3.14.0-1] no DISCONNECT before CONNACK
         elif self.level == LEVEL_5_0:
             self._write(encode_packet(self._disconnect_for(error), LEVEL_5_0))
         self._close(self.will, is_clean=False, is_takeover=isinstance(error, SessionTakenOver))
@@ -302,7 +309,7 @@ class Endpoint:
 
     def _write_refusal(self, error: MqttError) -> None:
         level = error.level if isinstance(error, UnsupportedProtocolVersion) else self.level
-        answer = refusal(error.reason, str(error), level)
+        answer = refusal(error.reason, str(error), level, bytes_max=self.peer_packet_bytes_max)
         if answer:
             self._write(answer)
         self._broker.counters.connections_refused += 1

@@ -50,6 +50,9 @@ class SessionTable:
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def __contains__(self, client_id: str) -> bool:
+        return client_id in self._sessions
+
     def open(self, connection: "Endpoint", client_id: str, *, clean: bool, expiry_s: int) -> Opened:
         """The session for a new connection, taken from an older one of the same client id.
 

@@ -180,7 +180,8 @@ def test_a_filter_that_cannot_be_is_refused_in_suback(
     for client in (old, new):
         client.send(subscribe("good", topic_filter, qos=1))
     assert old.committed() == [SubAck(packet_id=10, codes=(1, 0x80))]
-    assert new.got() == [SubAck(packet_id=10, codes=(1, code_5_0))]
+    (answer,) = new.got()
+    assert isinstance(answer, SubAck) and answer.codes == (1, code_5_0)
 
 
 def test_no_local_on_a_shared_subscription_is_a_protocol_error(world: World) -> None:
@@ -195,7 +196,8 @@ def test_more_subscriptions_than_the_limit_are_refused(tmp_path: Path) -> None:
     world = World(tmp_path, subscriptions_max=2)
     client = world.connected()
     client.send(subscribe("a", "b", "c"))
-    assert client.got() == [SubAck(packet_id=10, codes=(0, 0, ReasonCode.QUOTA_EXCEEDED))]
+    (answer,) = client.got()
+    assert isinstance(answer, SubAck) and answer.codes == (0, 0, ReasonCode.QUOTA_EXCEEDED)
 
 
 def test_properties_of_the_publisher_are_passed_on(world: World) -> None:
