@@ -64,16 +64,17 @@ class FanShape:
         return f"{self.publishers} to {self.subscribers}{pairs}, {self.window} in flight"
 
 
-def build_load(directory: Path, name: str = "mqttload") -> Path:
+def build_load(directory: Path, name: str = "mqttload", *, is_library: bool = False) -> Path:
     """The program bench/NAME.c. Raises LoadFailed where there is no C compiler."""
     source = Path(__file__).with_name(f"{name}.c")
     program = directory / name
+    flags = ("-O2", "-shared", "-fPIC") if is_library else ("-O2",)
     if program.exists() and program.stat().st_mtime >= source.stat().st_mtime:
         return program
     compiler = shutil.which("gcc") or shutil.which("cc")
     if compiler is None:
         raise LoadFailed("no C compiler for the load; sudo apt-get install gcc libc6-dev")
-    subprocess.run([compiler, "-O2", "-o", str(program), str(source)], check=True)
+    subprocess.run([compiler, *flags, "-o", str(program), str(source)], check=True)
     return program
 
 

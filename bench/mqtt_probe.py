@@ -7,17 +7,20 @@ import time
 from types import TracebackType
 from typing import Self
 
-_CONNECT_FLAGS_CLEAN = b"\x02"
+_CONNECT_FLAGS = (b"\x00", b"\x02")
+"""Without and with Clean Session."""
 
 
 class Probe:
-    """One clean session without keep-alive. Raises OSError when the server is not as expected."""
+    """One session without keep-alive. Raises OSError when the server is not as expected."""
 
-    def __init__(self, port: int, client_id: str, *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, port: int, client_id: str, *, is_clean: bool = True, timeout_s: float = 10.0
+    ) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout_s)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = b""
-        body = b"\x00\x04MQTT\x04" + _CONNECT_FLAGS_CLEAN + b"\x00\x00" + _string(client_id)
+        body = b"\x00\x04MQTT\x04" + _CONNECT_FLAGS[is_clean] + b"\x00\x00" + _string(client_id)
         self._socket.sendall(_packet(0x10, body))
         self._expect(0x20)
 
@@ -35,6 +38,10 @@ class Probe:
         self._socket.sendall(b"".join(sent))
         for _ in payloads:
             self._expect(0x40)
+
+    def subscribe(self, topic_filter: str, *, qos: int) -> None:
+        self._socket.sendall(_packet(0x82, b"\x00\x01" + _string(topic_filter) + bytes((qos,))))
+        self._expect(0x90)
 
     def listen(self, topic: str, count: int) -> list[bytes]:
         """Subscribes at QoS 0, and gives the payloads of the first `count` messages that come."""
