@@ -32,6 +32,7 @@ from gateway.descriptors import raise_descriptor_limit, within_descriptors
 from gateway.errors import GatewayError, StartFailed
 from gateway.ingest import Ingest
 from gateway.mqtt.broker import Broker
+from gateway.mqtt.retained_service import RetainedService
 from gateway.mqtt.server import Server
 from gateway.places import bind, open_log, stream_specs
 from gateway.presence import DevicePresence
@@ -137,15 +138,23 @@ class Gateway:
         for upstream in config.upstreams:
             await self._start_bridge(upstream)
         self._ingest = Ingest(self._log, _router(config))
+        limits = within_descriptors(config.limits)
+        retained = RetainedService(self._log, limits, config.data)
+        parts.push_async_callback(self._within, "retained", retained.stop)
+        await retained.start()
+        self._retained = retained.table
         self._broker = Broker(
             log=self._log,
             ingest=self._ingest,
             committer=self._committer,
-            limits=within_descriptors(config.limits),
+            retained=retained.table,
+            limits=limits,
             now_ms=monotonic_ms,
             rng=random.SystemRandom(),
             listener=None if recorder is None else DevicePresence(recorder.table, now_ms),
         )
+        retained.table.request = self._committer.request
+        self._committer.add_participant(retained.table)
         self._committer.add_participant(self._broker)
         server = Server(self._broker)
         parts.push_async_callback(self._within, "mqtt", server.stop)
@@ -211,6 +220,7 @@ class Gateway:
             self._broker.routes_changed()
         limits = within_descriptors(plan.config.limits)
         self._broker.limits = self._broker.sessions.limits = limits
+        self._retained.set_limits(limits)
         specs = {spec.name: spec for spec in stream_specs(plan.config)}
         for partition in self._log.partitions.values():
             partition.spec = specs.get(partition.stream, partition.spec)

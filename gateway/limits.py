@@ -81,6 +81,18 @@ class MqttLimits:
     acknowledgement; above it they are dropped, and
     counted. QoS 0 never waits: it is dropped when the subscriber's connection takes no more."""
 
+    retained_max: int = 100_000
+    """Retained messages. They are on flash, not in memory; a client that makes up topics would
+    fill it. What is over a limit of these is stored, delivered and acknowledged, but not kept for
+    later subscribers, and counted; an older one on its topic is outdated and goes."""
+
+    retained_message_bytes_max: int = 256 * KIB
+    """Payload of one: whoever subscribes is sent it, and `#` is sent all of them."""
+
+    retained_bytes_max: int = 256 * MIB
+    """All of them in the file, with topics and headers: the share of a small flash that state may
+    take from the log."""
+
     write_buffer_bytes_max: int = 256 * KIB
     """Bytes given to one connection's transport and not taken by its peer; above it, deliveries
     to it wait."""

@@ -27,6 +27,7 @@ SHELLS = {
     "bridge/control.py",
     "devices/recorder.py",
     "gateway/app.py",
+    "gateway/mqtt/retained_service.py",
     "gateway/mqtt/server.py",
     "log/committer.py",
     "log/housekeeper.py",

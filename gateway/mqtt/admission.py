@@ -16,7 +16,6 @@ from gateway.mqtt.errors import (
     ClientIdentifierInvalid,
     MqttError,
     PacketTooLarge,
-    RetainNotSupported,
     ServerShuttingDown,
     StorageUnavailable,
 )
@@ -168,8 +167,6 @@ def _check(broker: "Broker", packet: Connect) -> None:
             bytes_max=limits.topic_bytes_max,
             levels_max=limits.topic_levels_max,
         )
-        if packet.will.retain and packet.level == LEVEL_5_0:
-            raise RetainNotSupported("retained messages are not kept")  # [MQTT-3.2.2-13]
         check_response_topic(packet.will.properties)
 
 
@@ -204,7 +201,6 @@ def _terms(
     return Properties(
         session_expiry_s=expiry_s if expiry_s != _requested_expiry_s(packet) else None,
         receive_maximum=limits.receive_max,
-        retain_available=0,
         maximum_packet_bytes=limits.packet_bytes_max,
         assigned_client_id=None if packet.client_id else client_id,
         topic_alias_maximum=limits.topic_alias_max,

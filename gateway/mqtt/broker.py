@@ -23,6 +23,7 @@ from gateway.limits import MqttLimits
 from gateway.mqtt.errors import ServerShuttingDown, StorageFailed
 from gateway.mqtt.fanout import Counters, Published, deliver
 from gateway.mqtt.packets import Will
+from gateway.mqtt.retained import RetainedTable
 from gateway.mqtt.sessions import SessionTable
 from log import Log, LogError, Partition, RecordTemplate
 
@@ -104,12 +105,14 @@ class Broker:
         log: Log,
         ingest: Ingest,
         committer: Committer,
+        retained: RetainedTable,
         limits: MqttLimits,
         now_ms: Callable[[], int],
         rng: Random,
         listener: Listener | None = None,
     ) -> None:
         self.ingest = ingest
+        self.retained = retained
         self.limits = limits
         self.now_ms = now_ms
         self.rng = rng
@@ -202,17 +205,24 @@ class Broker:
         self.inbox = []
         self.inbox_bytes = 0
         by_partition: dict[Partition, list[tuple[RecordTemplate, list[bytes]]]] = {}
+        has_retained = False
         for _, run, values, _, _ in inbox:
             runs = by_partition.get(run.partition)
             if runs is None:
                 runs = by_partition[run.partition] = []
             runs.append((run.template, values))
+            if run.retain:
+                has_retained = True
         refused: dict[Partition, LogError] = {}
+        offsets: dict[Partition, int] = {}
         for partition, runs in by_partition.items():
+            offsets[partition] = partition.end_offset
             try:
                 self.ingest.append_runs(partition, runs)
             except LogError as error:
                 refused[partition] = error
+        if has_retained:
+            self._retain(inbox, offsets, refused)
         if refused:
             inbox = self._refuse(inbox, refused)
         waiting = self.waiting
@@ -235,6 +245,21 @@ class Broker:
             self.committer.request_later()
         if self.committer.congested:
             self.hold_back()
+
+    def _retain(
+        self,
+        inbox: list[Arrival],
+        offsets: dict[Partition, int],
+        refused: "dict[Partition, LogError]",
+    ) -> None:
+        """`offsets`: where the inbox begins in each partition."""
+        for _, run, values, _, _ in inbox:
+            end = offsets[run.partition] + len(values)
+            offsets[run.partition] = end
+            if run.retain and run.partition not in refused:
+                self.retained.stored(
+                    run.route, run.qos, run.message_properties, values[-1], end - 1
+                )
 
     def _refuse(self, inbox: list[Arrival], refused: "dict[Partition, LogError]") -> list[Arrival]:
         """Answers what the log did not take; returns the rest."""
@@ -300,11 +325,13 @@ class Broker:
         )
         self.store()
         try:
-            self.ingest.append(route.partition, template, (will.payload,))
+            offset = self.ingest.append(route.partition, template, (will.payload,))
         except LogError as error:
             self.counters.messages_refused += 1
             _log.warning("mqtt.will_refused client=%r error=%s", client_id, error)
             return
+        if will.retain:  # [MQTT-3.1.2-17]
+            self.retained.stored(route, will.qos, will.properties, will.payload, offset)
         self.match(route)
         if route.targets:
             self.published.append(

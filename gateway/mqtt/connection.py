@@ -353,12 +353,14 @@ class Connection(Endpoint):
         if self.is_ended:
             return  # for what came before was refused
         try:
-            broker.ingest.append(run.partition, run.template, (value,))
+            offset = broker.ingest.append(run.partition, run.template, (value,))
         except LogError as error:
             self.refuse(error, [_PUBREC + id_bytes], 1)
             return
         session.received.add(packet_id)
         broker.sessions.received_changed(session)
+        if run.retain:
+            broker.retained.stored(run.route, run.qos, run.message_properties, value, offset)
         if run.route.matched_version != broker.tree.version:
             broker.match(run.route)
         if run.route.targets:

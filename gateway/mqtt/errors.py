@@ -17,7 +17,6 @@
     |   +-- TopicAliasInvalid           0x94
     |   +-- PacketTooLarge              0x95
     |   +-- QuotaExceeded               0x97
-    |   +-- RetainNotSupported          0x9A
     |   +-- AuthMethodNotSupported      0x8C
     +-- ServerEnds                not the client's fault: the server ends the connection
         +-- SessionTakenOver            0x8E
@@ -112,10 +111,6 @@ class PacketTooLarge(PeerError):
 
 class QuotaExceeded(PeerError):
     reason = ReasonCode.QUOTA_EXCEEDED
-
-
-class RetainNotSupported(PeerError):
-    reason = ReasonCode.RETAIN_NOT_SUPPORTED
 
 
 class ServerEnds(MqttError):

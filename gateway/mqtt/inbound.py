@@ -11,7 +11,6 @@ from gateway.mqtt.errors import (
     MalformedPacket,
     ProtocolError,
     QuotaExceeded,
-    RetainNotSupported,
     TopicAliasInvalid,
 )
 from gateway.mqtt.packets import LEVEL_5_0
@@ -104,8 +103,6 @@ class Inbound:
             raise MalformedPacket("DUP with QoS 0")  # [MQTT-3.3.1-2]
         properties = b""
         if self._level == LEVEL_5_0:
-            if first_byte & 1:
-                raise RetainNotSupported("retained messages are not kept")  # [MQTT-3.2.2-14]
             at = reader.position
             size = reader.varint()
             reader.take(size)

@@ -340,7 +340,6 @@ def test_a_clean_start_forgets_the_identifiers_before_it_is_answered(world: Worl
         ("30 03 0000 00", ReasonCode.PROTOCOL_ERROR),
         ("32 06 0001 61 0000 00", ReasonCode.PROTOCOL_ERROR),
         ("34 06 0001 61 0000 00", ReasonCode.PROTOCOL_ERROR),
-        ("31 04 0001 61 00", ReasonCode.RETAIN_NOT_SUPPORTED),
         ("30 07 0001 61 03 23 0000", ReasonCode.TOPIC_ALIAS_INVALID),
         ("30 07 0001 61 03 23 FFFF", ReasonCode.TOPIC_ALIAS_INVALID),
         ("30 06 0000 03 23 0001", ReasonCode.PROTOCOL_ERROR),

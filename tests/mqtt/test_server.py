@@ -41,6 +41,7 @@ from gateway.mqtt.packets import (
     SubscriptionRequest,
 )
 from gateway.mqtt.reason_codes import ReasonCode
+from gateway.mqtt.retained_service import RetainedService
 from gateway.mqtt.server import Server
 from gateway.mqtt.wire import Reader
 from gateway.routing import Router
@@ -92,14 +93,19 @@ async def running(directory: Path, **limits: int) -> AsyncIterator[Running]:
     spec = StreamSpec(name="mqtt", partition_count=3)
     log = Log.open(directory, [spec], limits=LogLimits(tail_bytes_max=32 << 20))
     committer = Committer(log, loop)
+    retained = RetainedService(log, MqttLimits(**limits), directory)
+    await retained.start()
+    retained.table.request = committer.request
     broker = Broker(
         log=log,
         ingest=Ingest(log, Router({"mqtt": 3})),
         committer=committer,
+        retained=retained.table,
         limits=MqttLimits(**limits),
         now_ms=lambda: time.monotonic_ns() // 1_000_000,
         rng=random.Random(1),
     )
+    committer.add_participant(retained.table)
     committer.add_participant(broker)
     server = Server(broker)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -108,6 +114,7 @@ async def running(directory: Path, **limits: int) -> AsyncIterator[Running]:
         yield Running(log, committer, server, port)
     finally:
         await server.stop()
+        await retained.stop()
         await committer.close()
         log.close()
 

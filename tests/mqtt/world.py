@@ -7,7 +7,7 @@ server's: what one writes the other reads.
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from gateway.ingest import Ingest
 from gateway.limits import MqttLimits
@@ -18,9 +18,12 @@ from gateway.mqtt.decode import Frame, decode_packet, next_frame
 from gateway.mqtt.encode import encode_packet
 from gateway.mqtt.packets import LEVEL_5_0, ConnAck, Connect, Packet, Will
 from gateway.mqtt.properties import NO_PROPERTIES, Properties
+from gateway.mqtt.retained import RetainedTable
 from gateway.mqtt.wire import Reader
 from gateway.routing import Router
-from log import DiskFiles, Log, LogFailed, LogLimits, Record, StreamSpec
+from log import DiskFiles, Log, LogFailed, LogLimits, Participant, Record, StreamSpec
+
+T = TypeVar("T")
 
 
 class QuickFiles(DiskFiles):
@@ -40,7 +43,7 @@ class HandCommitter:
         self._log = log
         self._relief: list[Callable[[], None]] = []
         self._preparers: list[Callable[[], None]] = []
-        self.broker: Broker
+        self.participants: list[Participant] = []
         self.congested = False
         self.requested = False
 
@@ -73,19 +76,51 @@ class HandCommitter:
     def cut(self) -> tuple[Any, Any]:
         for prepare in self._preparers:
             prepare()
-        return self._log.cut(), self.broker.cut()
+        frame = self._log.cut()
+        return frame, [each.cut() for each in self.participants]
 
     def make_durable(self, frame: Any, token: Any) -> None:
         if frame is not None:
             self._log.write([frame])
             self._log.durable([frame])
-        if token is not None:
-            self.broker.durable(token)
+        for participant, each in zip(self.participants, token, strict=True):
+            if each is not None:
+                participant.durable(each)
 
     def fail(self) -> None:
         error = self._log.fail(OSError(5, "Input/output error"))
         assert isinstance(error, LogFailed)
-        self.broker.failed(error)
+        for participant in self.participants:
+            participant.failed(error)
+
+
+class HandWorker:
+    """Jobs are done at once, or kept while `is_slow` until `work`."""
+
+    def __init__(self) -> None:
+        self.is_slow = False
+        self._jobs: list[Callable[[], None]] = []
+
+    def submit(
+        self, job: Callable[[], T], done: Callable[[T], None], failed: Callable[[Exception], None]
+    ) -> None:
+        def run() -> None:
+            try:
+                result = job()
+            except Exception as error:
+                failed(error)
+            else:
+                done(result)
+
+        if self.is_slow:
+            self._jobs.append(run)
+        else:
+            run()
+
+    def work(self) -> None:
+        """All that was given till now, and what comes of it."""
+        while self._jobs:
+            self._jobs.pop(0)()
 
 
 class Events:
@@ -125,16 +160,21 @@ class World:
             files=QuickFiles(),
         )
         self.committer = HandCommitter(self.log)
+        self.worker = HandWorker()
+        self.retained = RetainedTable(self.log, self.limits, self.worker, self.directory)
+        self.retained.request = self.committer.request
+        self.retained.open()
         self.broker = Broker(
             log=self.log,
             ingest=Ingest(self.log, Router({"mqtt": self.partition_count})),
             committer=self.committer,
+            retained=self.retained,
             limits=self.limits,
             now_ms=lambda: self.now_ms,
             rng=Random(4),
             listener=self.events,
         )
-        self.committer.broker = self.broker
+        self.committer.participants = [self.retained, self.broker]
 
     def restart(self) -> None:
         self.log.close()
@@ -151,6 +191,7 @@ class World:
             left -= step
             self.now_ms += int(step * 1000)
             self.broker.sweep(self.now_ms)
+            self.retained.sweep()
 
     def client(self, level: int = LEVEL_5_0) -> "Client":
         return Client(self, level)
