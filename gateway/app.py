@@ -3,9 +3,9 @@
 Owns the process: the event loop, signals, the order of start and stop, and what a reload does.
 
     start    address bound -> log (recovery) -> committer, housekeeper -> devices -> bridges
-             -> MQTT
-    stop     the other way round: no new clients, what was read is durable and acknowledged,
-             clients are told -> bridges -> devices -> log sealed and checkpointed
+             -> MQTT -> sources
+    stop     the other way round: sources, no new clients, what was read is durable and
+             acknowledged, clients are told -> bridges -> devices -> log sealed and checkpointed
 
 Nothing waits for an upstream: one that is not there yet is no error. When the journal fails nothing
 more is acknowledged, and the process ends with status 1: what is on disk decides what was
@@ -38,6 +38,9 @@ from gateway.places import bind, open_log, stream_specs
 from gateway.presence import DevicePresence
 from gateway.reload import plan_reload
 from gateway.routing import Router
+from gateway.sources.config import SourceConfig
+from gateway.sources.running import Sources
+from gateway.sources.source import Source
 from gateway.urls import is_loopback
 from log import Committer, Housekeeper
 
@@ -159,12 +162,25 @@ class Gateway:
         server = Server(self._broker)
         parts.push_async_callback(self._within, "mqtt", server.stop)
         self._port = await server.start(listener)
+        self._sources = Sources(self._make_source)
+        parts.push_async_callback(self._within, "sources", self._sources.stop)
+        await self._sources.change(config.sources)
         if not is_loopback(config.listen.host):
             _log.warning(
                 "gateway.open_to_the_network listen=%s right=keep it to a closed network: user "
                 "names and passwords are not checked, and nothing is encrypted",
                 config.listen,
             )
+
+    def _make_source(self, config: SourceConfig) -> Source:
+        return Source(
+            config,
+            log=self._log,
+            ingest=self._ingest,
+            committer=self._committer,
+            publish=self._broker.appended,
+            rng=random.SystemRandom(),
+        )
 
     async def _within(self, part: str, stop: Callable[[], Awaitable[None]]) -> None:
         """Stops one part, but not beyond the deadline of the whole stop."""
@@ -218,6 +234,7 @@ class Gateway:
         if old.routes != plan.config.routes:
             self._ingest.replace_router(router)
             self._broker.routes_changed()
+            self._sources.routes_changed()
         limits = within_descriptors(plan.config.limits)
         self._broker.limits = self._broker.sessions.limits = limits
         self._retained.set_limits(limits)
@@ -225,6 +242,7 @@ class Gateway:
         for partition in self._log.partitions.values():
             partition.spec = specs.get(partition.stream, partition.spec)
         await self._change_bridges(old.upstreams, plan.config.upstreams)
+        await self._sources.change(plan.config.sources)
         _log.info("gateway.reloaded changed=%s", ",".join(plan.live) or "nothing")
         if plan.at_restart:
             _log.warning("gateway.reload_incomplete needs_restart=%s", ",".join(plan.at_restart))

@@ -7,7 +7,7 @@ Owns what a record of an MQTT message looks like: key and partition from the rou
     mqtt.dup               "1" when the PUBLISH had DUP set: its device may have sent it before
     mqtt.qos               "0" or "2"; without it: 1
     mqtt.retain            "1" when the PUBLISH had RETAIN set
-    mqtt.client            the client id, where it is not the record's key
+    mqtt.client            the client id, where it is not the record's key, and known
     mqtt.message-expiry    5.0, where given: seconds from the record's timestamp on
     mqtt.payload-format    5.0, where given: "0" or "1"
     mqtt.content-type      5.0, where given
@@ -67,7 +67,7 @@ class Route:
         self.partition = partition
         self.key = key
         headers = [(TOPIC_HEADER, topic.encode())]
-        if key != client_id.encode():
+        if client_id and key != client_id.encode():
             headers.append((CLIENT_HEADER, client_id.encode()))
         self.headers = tuple(headers)
         self.template = RecordTemplate(key, self.headers)
@@ -96,6 +96,16 @@ class Ingest:
         destination = self._router.destination(client_id, topic)
         partition = self._log.partition(destination.stream, destination.partition)
         return Route(client_id, topic, partition, destination.key)
+
+    def route_of_source(self, topic: str) -> Route:
+        """Of a message whose client nobody knows: its topic stands for the client id in the key.
+
+        One key for all of a source would put all of it into one partition.
+        """
+        destination = self._router.destination(topic, topic)
+        partition = self._log.partition(destination.stream, destination.partition)
+        # No session has this client id, so No Local is nobody's [MQTT-3.8.3-3].
+        return Route("", topic, partition, destination.key)
 
     def template(
         self, route: Route, *, qos: int, retain: bool, dup: bool, properties: Properties

@@ -83,6 +83,10 @@ class Committer:
     def add_participant(self, participant: Participant) -> None:
         self._participants.append(participant)
 
+    def remove_participant(self, participant: Participant) -> None:
+        """It is asked no more; what was taken with it before is still told to it."""
+        self._participants.remove(participant)
+
     def add_preparer(self, callback: Callable[[], None]) -> None:
         """Called before a round is closed: who gathers records appends them now."""
         self._preparers.append(callback)

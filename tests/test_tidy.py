@@ -29,6 +29,7 @@ SHELLS = {
     "gateway/app.py",
     "gateway/mqtt/retained_service.py",
     "gateway/mqtt/server.py",
+    "gateway/sources/source.py",
     "log/committer.py",
     "log/housekeeper.py",
 }
@@ -206,6 +207,8 @@ def test_packages_import_no_test_code() -> None:
         name_of(file)
         for file in modules(*PACKAGES)
         if top_imports(file) & {"tests", "bench", "pytest", "confluent_kafka", "amqtt", "paho"}
+        # These are a client, by trade.
+        and name_of(file) not in ("gateway/sources/client.py", "gateway/sources/source.py")
     ]
     assert offenders == []
 

@@ -23,6 +23,7 @@ from gateway.limits import MqttLimits
 from gateway.mqtt.errors import ServerShuttingDown, StorageFailed
 from gateway.mqtt.fanout import Counters, Published, deliver
 from gateway.mqtt.packets import Will
+from gateway.mqtt.properties import Properties
 from gateway.mqtt.retained import RetainedTable
 from gateway.mqtt.sessions import SessionTable
 from log import Log, LogError, Partition, RecordTemplate
@@ -317,6 +318,28 @@ class Broker:
             )
         )
 
+    def appended(
+        self,
+        route: Route,
+        payload: bytes,
+        offset: int,
+        qos: int,
+        retain: bool,
+        properties: Properties,
+    ) -> None:
+        """A message that no connection of ours published is in the current round: it is retained,
+        and local subscribers get it, when that is durable."""
+        if retain:  # [MQTT-3.1.2-17]
+            self.retained.stored(route, qos, properties, payload, offset)
+        if route.matched_version != self.tree.version:
+            self.match(route)
+        if route.targets:
+            self.published.append(
+                Published(
+                    route, route.targets, qos, retain, properties, 0, self.now_ms(), (payload,)
+                )
+            )
+
     def publish_will(self, client_id: str, will: Will) -> None:
         """Stores and delivers a will like a PUBLISH of its client; there is nobody to answer."""
         route = self.ingest.route(client_id, will.topic)
@@ -330,22 +353,7 @@ class Broker:
             self.counters.messages_refused += 1
             _log.warning("mqtt.will_refused client=%r error=%s", client_id, error)
             return
-        if will.retain:  # [MQTT-3.1.2-17]
-            self.retained.stored(route, will.qos, will.properties, will.payload, offset)
-        self.match(route)
-        if route.targets:
-            self.published.append(
-                Published(
-                    route,
-                    route.targets,
-                    will.qos,
-                    will.retain,
-                    will.properties,
-                    0,
-                    self.now_ms(),
-                    (will.payload,),
-                )
-            )
+        self.appended(route, will.payload, offset, will.qos, will.retain, will.properties)
         self.request()
         if self.committer.congested:
             self.hold_back()
