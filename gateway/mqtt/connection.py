@@ -283,8 +283,9 @@ class Connection(Endpoint):
             position = stop
         if values:
             self._store(run, values, ids)
-        is_lone = qos == 1 and self._run is not None and self._size <= _LONE_BYTES_MAX
-        self._lone_bytes = self._size if is_lone else 0
+        run = self._run  # None, if the connection has ended
+        is_lone = qos == 1 and run is not None and not run.is_denied
+        self._lone_bytes = self._size if is_lone and self._size <= _LONE_BYTES_MAX else 0
         broker = self._broker
         broker.inbox_bytes += end
         if broker.inbox_bytes > _INBOX_BYTES_MAX:
@@ -300,6 +301,9 @@ class Connection(Endpoint):
         if not values:
             return
         assert run is not None
+        if run.is_denied:
+            self.deny(_PUBACK, ids, len(values))
+            return
         if self._is_large_read:
             values, ids, error = self._fitting(run, values, ids)
             if error is not None:
@@ -345,6 +349,9 @@ class Connection(Endpoint):
         assert session is not None
         if packet_id in session.received:
             self.defer(_PUBREC + id_bytes)
+            return
+        if run.is_denied:
+            self.deny(_PUBREC, [id_bytes], 1)
             return
         if self.level == LEVEL_5_0 and self._unfinished_count() >= self._receive_max:
             raise ReceiveMaximumExceeded(f"over {self._receive_max} messages unreleased")

@@ -206,6 +206,17 @@ class Endpoint:
                     self.unacknowledged_count -= 1
                 self.defer(bytes((first_byte, 3, high, low, ReasonCode.QUOTA_EXCEEDED)))
 
+    def deny(self, head: bytes, ids: list[bytes], count: int) -> None:
+        """Of `count` messages that the client may not publish, those with an identifier are
+        answered, as success in 3.1.1, which has no other (3.3.5). `head`: of the answer."""
+        self._broker.counters.messages_refused += count
+        self._broker.store()  # what came before is answered before
+        for packet_id in ids:
+            if self.level == LEVEL_5_0:
+                self.defer(bytes((head[0], 3)) + packet_id + bytes((ReasonCode.NOT_AUTHORIZED,)))
+            else:
+                self.defer(head + packet_id)
+
     def accepts_size(self, size_bytes: int) -> bool:
         """[MQTT-3.1.2-24] whether a packet is not larger than the client said."""
         limit = self.peer_packet_bytes_max

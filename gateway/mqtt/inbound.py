@@ -15,6 +15,7 @@ from gateway.mqtt.errors import (
 )
 from gateway.mqtt.packets import LEVEL_5_0
 from gateway.mqtt.properties import NO_PROPERTIES, PacketType, Properties, read_properties
+from gateway.mqtt.sys_topics import is_reserved
 from gateway.mqtt.topics import check_topic_name
 from gateway.mqtt.wire import Reader, decode_utf8
 
@@ -32,6 +33,7 @@ class Run:
 
     __slots__ = (
         "first_byte",
+        "is_denied",
         "message_properties",
         "overhead",
         "partition",
@@ -57,6 +59,8 @@ class Run:
         self.properties = properties
         self.qos = first_byte >> 1 & 3
         self.retain = bool(first_byte & 1)
+        self.is_denied = is_reserved(route.topic)
+        """Answered and not taken: the client may not publish there."""
         self.overhead = len(properties) + (2 if self.qos else 0)
         self.route = route
         self.partition = route.partition
