@@ -26,7 +26,6 @@ from gateway.mqtt.packets import Will
 from gateway.mqtt.properties import Properties
 from gateway.mqtt.retained import RetainedTable
 from gateway.mqtt.sessions import SessionTable
-from gateway.mqtt.sys_topics import is_reserved
 from log import Log, LogError, Partition, RecordTemplate
 
 if TYPE_CHECKING:
@@ -343,9 +342,6 @@ class Broker:
 
     def publish_will(self, client_id: str, will: Will) -> None:
         """Stores and delivers a will like a PUBLISH of its client; there is nobody to answer."""
-        if is_reserved(will.topic):
-            self.counters.messages_refused += 1
-            return
         route = self.ingest.route(client_id, will.topic)
         template = self.ingest.template(
             route, qos=will.qos, retain=will.retain, dup=False, properties=will.properties

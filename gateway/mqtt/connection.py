@@ -100,7 +100,7 @@ class Connection(Endpoint):
         self._inbound = inbound
         self.client_id = session.client_id
         self._carried_count = len(session.received)
-        self.will = packet.will
+        self.will = packet.will if inbound.takes_will(packet.will) else None
         if self._broker.is_holding:
             self.pause_for_storage()
 

@@ -13,7 +13,7 @@ from gateway.mqtt.errors import (
     QuotaExceeded,
     TopicAliasInvalid,
 )
-from gateway.mqtt.packets import LEVEL_5_0
+from gateway.mqtt.packets import LEVEL_5_0, Will
 from gateway.mqtt.properties import NO_PROPERTIES, PacketType, Properties, read_properties
 from gateway.mqtt.sys_topics import is_reserved
 from gateway.mqtt.topics import check_topic_name
@@ -89,6 +89,11 @@ class Inbound:
     def forget_routes(self) -> None:
         self._runs.clear()
         self._routes.clear()
+
+    @staticmethod
+    def takes_will(will: Will | None) -> bool:
+        """A will that may not be published is forgotten: nobody would be there to be told."""
+        return will is None or not is_reserved(will.topic)
 
     def find(self, first_byte: int, data: bytes, start: int, stop: int) -> Run:
         """The run of the PUBLISH whose body is data[start:stop]; raises a PeerError for a bad one.
