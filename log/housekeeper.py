@@ -44,6 +44,7 @@ class Housekeeper:
         """What could not be written, by step: a partition, or the name of another."""
         self._checkpoint_ms = loop.time() * 1000
         self._retain_s = loop.time() + RETENTION_S
+        self._index_s = loop.time() + PERIOD_S
         self._checkpointed_sequence = log.journal.synced_sequence
         log.add_listener(self._look)
         committer.wants_room = self._wake.set
@@ -93,7 +94,19 @@ class Housekeeper:
         if self._loop.time() >= self._retain_s or self._log.stalled:
             self._retain_s = self._loop.time() + RETENTION_S
             good &= await self._try("retention", self._retain())
+        if not self._failing and self._loop.time() >= self._index_s:
+            self._index_s = self._loop.time() + PERIOD_S
+            await self._index_topics()
         return good
+
+    async def _index_topics(self) -> None:
+        """A step for one partition whose topic index is not whole. Where it cannot be written,
+        segments are read without it.
+        """
+        with contextlib.suppress(OSError):
+            for partition in self._log.partitions.values():
+                if await self._loop.run_in_executor(self._worker, partition.index_topics):
+                    break
 
     async def _try(self, name: object, step: Coroutine[None, None, None]) -> bool:
         try:

@@ -70,6 +70,11 @@ class LogLimits:
     index_interval_bytes: int = 4 * KIB
     """Bytes of log between two entries of an index: Kafka's default (index.interval.bytes)."""
 
+    topic_index_bytes: int = 8 * MIB
+    """Memory for the topics of the chapters in the making, over all partitions: 10,000 topics take
+    2 MiB. Where it does not hold those of 256 batches, chapters are smaller, and the names of
+    topics are repeated more often on disk."""
+
     checkpoint_age_ms: int = 60_000
     """A checkpoint is written when something changed and the last is this old: bounds replay at
     start.

@@ -11,7 +11,8 @@ A batch is sealed whole: the sealed end never falls inside a chunk.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +29,13 @@ from log.record_batch import (
     stored_batch,
     verify,
 )
-from log.scan import Scan, Selection, Wanted
+from log.scan import Scan, Selection, Wanted, block_keys
 from log.segment import Segment
 from log.state import cursor_key
 from log.streams import StreamSpec
 from log.tail import Tail
+from log.topic_scan import Filler
+from log.view import View
 
 READ_BYTES = 1 << 20
 """What one look for records reads: a handful of full batches."""
@@ -80,6 +83,9 @@ class Partition:
         self.segments = segments
         self.sealed_end = segments[-1].end_offset
         self.tail = Tail(limits, partition_id, self.sealed_end)
+        self._filler = Filler()
+        self.topic_bytes_max = limits.topic_index_bytes
+        """Memory for the open chapter of its topic index; less where there are many partitions."""
         self.lost: list[tuple[int, int]] = []
         """Ranges of offsets, both included, that recovery reported as lost, now or earlier."""
 
@@ -141,35 +147,40 @@ class Partition:
         Where offsets are missing, the next batch there is. OffsetOutOfRange; OSError; CorruptBatch
         for a header that is none.
         """
+        view = self._view(offset)
+        for segment in view.segments_from(offset):
+            with self._unless_removed(offset):
+                found = segment.read(offset, bytes_max=bytes_max, end_offset=view.tail_start)
+            if found:
+                return found
+        batches: list[StoredBatch] = []
+        size = 0
+        for block in view.blocks(offset):
+            batch = stored_batch(frame_block(block, compression_level=None))
+            size += len(batch.data)
+            if batches and size > bytes_max:
+                break
+            batches.append(batch)
+        return batches
+
+    def _view(self, offset: int) -> View:
+        """OffsetOutOfRange."""
         durable_end = self.durable_end
         chunks = list(self.tail.chunks)  # before the segments: what is not in it by now is sealed
         segments = list(self.segments)
         if not segments[0].base_offset <= offset <= durable_end:
             raise OffsetOutOfRange(offset, segments[0].base_offset, durable_end)
-        tail_start = chunks[0].base_offset if chunks else durable_end
-        if offset < tail_start:
-            for segment in segments:
-                if offset < segment.end_offset:
-                    try:
-                        found = segment.read(offset, bytes_max=bytes_max, end_offset=tail_start)
-                    except FileNotFoundError:
-                        if self.start_offset <= offset:
-                            raise
-                        # Retention has removed it since the list was taken.
-                        raise OffsetOutOfRange(offset, self.start_offset, durable_end) from None
-                    if found:
-                        return found
-        batches: list[StoredBatch] = []
-        size = 0
-        for chunk in chunks:
-            if chunk.base_offset < durable_end and offset < min(chunk.durable_end, durable_end):
-                block = chunk.block(durable_end)
-                batch = stored_batch(frame_block(block, compression_level=None))
-                size += len(batch.data)
-                if batches and size > bytes_max:
-                    break
-                batches.append(batch)
-        return batches
+        return View(durable_end=durable_end, chunks=chunks, segments=segments)
+
+    @contextlib.contextmanager
+    def _unless_removed(self, offset: int) -> Iterator[None]:
+        """OffsetOutOfRange where retention has removed a segment since the view was taken."""
+        try:
+            yield
+        except FileNotFoundError:
+            if self.start_offset <= offset:
+                raise
+            raise OffsetOutOfRange(offset, self.start_offset, self.durable_end) from None
 
     def records(self, offset: int, *, count_max: int) -> list[Record]:
         """Up to `count_max` records from `offset` on, decoded. Errors as `read`; CorruptBatch."""
@@ -196,16 +207,23 @@ class Partition:
         found: list[Record] = []
         looked = 0
         while looked < bytes_max:
-            end = self.durable_end
-            batches = self.read(offset, bytes_max=min(READ_BYTES, bytes_max - looked))
-            if not batches:
-                offset = max(offset, end)
-                break
-            for batch in batches:
-                looked += len(batch.data)
-                verify(batch.data, parse_header(batch.data))
-                found += selection.records(block_of(batch), offset)
-                offset = max(offset, batch.last_offset + 1)
+            view = self._view(offset)
+            with self._unless_removed(offset):
+                stretch = view.stretch(offset, selection, min(READ_BYTES, bytes_max - looked))
+            if stretch:
+                looked += max(1, stretch.looked_bytes)
+                for batch in stretch.batches:
+                    verify(batch.data, parse_header(batch.data))
+                    found += selection.records(block_of(batch), offset)
+                offset = max(offset, stretch.next_offset)
+                continue
+            for block in view.blocks(offset):
+                if looked >= bytes_max:
+                    return Scan(found, offset)
+                looked += len(block.records)
+                found += selection.records(block, offset)
+                offset = block.end_offset
+            return Scan(found, max(offset, view.durable_end))
         return Scan(found, offset)
 
     def offset_at(self, timestamp_ms: int) -> int:
@@ -262,6 +280,7 @@ class Partition:
         )
         written = fsyncs = 0
         group: list[bytes] = []
+        keys: list[set[bytes]] = []
         group_bytes = 0
         for block in merged:
             batch = frame_block(block, compression_level=limits.zstd_level)
@@ -273,14 +292,31 @@ class Partition:
                 waiting_bytes=group_bytes,
             ):
                 if group:
-                    written += segment.append(group)
+                    written += self._append(group, keys)
                     fsyncs += 1
                 self._roll(block.base_offset)
-                group, group_bytes = [], 0
+                group, keys, group_bytes = [], [], 0
             group.append(batch)
+            keys.append(block_keys(block.records))
             group_bytes += len(batch)
-        written += self.segments[-1].append(group)
+        written += self._append(group, keys)
         return Sealed(end_offset=job.end_offset, written_bytes=written, fsync_count=fsyncs + 1)
+
+    def _append(self, batches: Sequence[bytes], keys: Sequence[set[bytes]]) -> int:
+        """Appends to the last segment, and then to its topic index."""
+        segment = self.segments[-1]
+        position = segment.size_bytes
+        written = segment.append(batches)
+        for batch, topics in zip(batches, keys, strict=True):
+            segment.topics.add(position, parse_header(batch), topics, self.topic_bytes_max)
+            position += len(batch)
+        return written
+
+    def index_topics(self) -> bool:
+        """A step towards a whole topic index; False if it is whole. For the thread that seals.
+        OSError.
+        """
+        return self._filler.step(list(self.segments), self.topic_bytes_max)
 
     def sealed(self, result: Sealed) -> None:
         """The job is on disk: the tail forgets its records, readers find them in the segments."""

@@ -27,7 +27,7 @@ from log.limits import LogLimits
 from log.partition import Partition
 from log.partition_file import PartitionFile, read_partition_file, write_partition_file
 from log.report import Lost, RecoveryReport
-from log.segment import Segment, SegmentScan
+from log.segment import SUFFIXES, Segment, SegmentScan
 from log.state import DurableState
 from log.streams import StreamSpec
 
@@ -71,6 +71,8 @@ class Recovery:
         self._seal_again()
         self._account(points)
         self._create_missing(by_name)
+        for partition in self.partitions.values():
+            partition.topic_bytes_max //= len(self.partitions)
 
     # -- segments
 
@@ -160,7 +162,7 @@ class Recovery:
         names = [
             name
             for name in self._files.list_directory(directory)
-            if name[:20].isdecimal() and name[20:] in (".log", ".index", ".timeindex")
+            if name[:20].isdecimal() and name[20:] in SUFFIXES
         ]
         bases = sorted(int(name[:20]) for name in names if name.endswith(".log"))
         while len(bases) > 1 and bases[1] <= start_offset:

@@ -25,12 +25,18 @@ from log.record_batch import KnownHeaders, Record, decode_record, decode_records
 from log.varint import decode_varint, varint
 
 INDEXED_HEADER: Final = b"mqtt.topic"
-"""The header that names a record's topic, in UTF-8."""
+"""The header that names a record's topic: UTF-8, not empty."""
 
 KNOWN_TOPICS_MAX: Final = 32_768
 """Topics whose answer a selection remembers: some 5 MiB. Beyond, it begins anew."""
 
+PLANS_MAX: Final = 32
+"""Chapters of the topic index whose wanted batches a selection remembers: at most 30 KiB each."""
+
 _MARK: Final = varint(len(INDEXED_HEADER)) + INDEXED_HEADER
+NO_KEY: Final = b"\0"
+"""Stands for a key that tells nothing."""
+
 _DENSE: Final = 4
 """Where one record of so many is wanted, decoding all of them costs less than looking first."""
 
@@ -45,6 +51,17 @@ class Scan(NamedTuple):
     next_offset: int
 
 
+class Plan(NamedTuple):
+    """The batches of a stretch of a segment that may hold something wanted: their places, and the
+    offsets behind them; and the offset behind the stretch.
+    """
+
+    positions: list[int]
+    sizes: list[int]
+    ends: list[int]
+    end_offset: int
+
+
 class Selection:
     """A predicate over topics that remembers its answers, for as many scans as share it.
 
@@ -53,15 +70,27 @@ class Selection:
     asked again in every call. For one thread at a time.
     """
 
-    __slots__ = ("_answers", "known_headers", "wanted")
+    __slots__ = ("_answers", "_plans", "known_headers", "wanted")
 
     def __init__(self, wanted: Wanted) -> None:
         self.wanted = wanted
         self._answers = _Answers(wanted)
+        self._plans: dict[object, Plan] = {}
         self.known_headers: KnownHeaders = {}
 
     def __call__(self, topic: bytes) -> bool:
-        return self._answers[varint(len(topic)) + topic]
+        key = varint(len(topic)) + topic
+        return self._answers[key] and key_topic(key) is not None
+
+    def plan(self, name: object) -> Plan | None:
+        """What was kept under that name."""
+        return self._plans.get(name)
+
+    def keep(self, name: object, plan: Plan) -> None:
+        """Remembers where a chapter has something wanted; of PLANS_MAX chapters."""
+        if len(self._plans) >= PLANS_MAX:
+            del self._plans[next(iter(self._plans))]
+        self._plans[name] = plan
 
     def answers(self, keys: list[bytes]) -> list[bool]:
         """Whether each is wanted; a key is a topic with its length before it, as in a record."""
@@ -120,7 +149,7 @@ class Selection:
 
 
 class _Answers(dict[bytes, bool]):
-    """Topics, each with its length before it, and whether they are wanted."""
+    """Keys, and whether they are wanted, or tell so little that their records must be looked at."""
 
     __slots__ = ("_wanted",)
 
@@ -129,7 +158,7 @@ class _Answers(dict[bytes, bool]):
 
     def __missing__(self, key: bytes) -> bool:
         topic = key_topic(key)
-        answer = self[key] = topic is not None and self._wanted(topic)
+        answer = self[key] = topic is None or self._wanted(topic)
         return answer
 
 
@@ -142,14 +171,21 @@ def topic_of(record: Record) -> bytes | None:
 
 
 def key_topic(key: bytes) -> bytes | None:
-    """The topic of a key; None if what stands there can be none."""
+    """The topic of a key; None if it is not the whole of a topic, which may hold the header's name
+    itself, or stand where no topic is.
+    """
     try:
         length, start = decode_varint(key, 0)
         topic = key[start:]
         topic.decode()
     except (IndexError, ValueError):
         return None
-    return topic if len(topic) == length else None
+    return topic if topic and len(topic) == length else None
+
+
+def block_keys(records: bytes) -> set[bytes]:
+    """The keys of an uncompressed block: of all its topics, and perhaps others."""
+    return set(topic_keys(records.split(_MARK)))
 
 
 def topic_keys(pieces: list[bytes]) -> list[bytes]:
@@ -169,7 +205,7 @@ def _long_key(piece: bytes) -> bytes:
     try:
         length, start = decode_varint(piece, 0)
     except (IndexError, ValueError):
-        return b"\0"
+        return NO_KEY
     return piece[: start + max(length, 0)]
 
 

@@ -4,8 +4,9 @@ Kafka's.
     STREAM-PARTITION/00000000000000000000.log    batches, one behind the other (record_batch.py)
                      00000000000000000000.index  sparse (index.py), rebuildable
                      00000000000000000000.timeindex
+                     00000000000000000000.topics  which topics are where (topic_index.py), likewise
 
-The number is the base offset: the first offset that can be in it. Owns its three files. Appending
+The number is the base offset: the first offset that can be in it. Owns its files. Appending
 is for one thread at a time; any thread may read what was appended before.
 """
 
@@ -27,6 +28,10 @@ from log.record_batch import (
     stored_batch,
     verify,
 )
+from log.topic_index import TopicIndex
+
+SUFFIXES = (".log", ".index", ".timeindex", ".topics")
+"""Of the files of a segment, the log first."""
 
 _RELATIVE_OFFSET_MAX = 0x7FFFFFFF
 _COPY_BYTES = 1 << 20
@@ -63,6 +68,7 @@ class Segment:
         self._log: int | None = None
         self._indexes_behind = False
         self._index = IndexBuilder(base_offset, interval_bytes)
+        self.topics = TopicIndex(files, self.path(".topics"))
 
     def path(self, suffix: str) -> Path:
         return self._directory / f"{segment_name(self.base_offset)}{suffix}"
@@ -232,6 +238,7 @@ class Segment:
         if valid < file_bytes:
             # If power fails here the tail is there again at the next start, and is cut again.
             self._files.truncate(handle, valid)
+            self.topics.delete()
         self._settle(handle, position, valid, cut=valid < file_bytes)
         if not known:
             self._files.sync_directory(self._directory)
@@ -279,6 +286,12 @@ class Segment:
             batches.append(stored_batch(data[at : at + header.size_bytes], header))
             at += header.size_bytes
         return batches
+
+    def batches_from(self, position: int, end: int) -> Iterator[StoredBatch]:
+        """The batches between two positions where batches begin. Errors as `read`."""
+        with self._reading() as handle:
+            for header, at in self._walk(handle, position, end):
+                yield stored_batch(self._files.read_at(handle, at, header.size_bytes), header)
 
     def batch_at_time(self, timestamp_ms: int) -> StoredBatch | None:
         """The first batch with a record at or after the time; None if all are older."""
@@ -357,14 +370,17 @@ class Segment:
     # -- ending
 
     def close(self) -> None:
+        """Writes the topics' open chapter, and closes the log file."""
+        self.topics.close_chapter()
         if self._log is not None:
             self._files.close(self._log)
             self._log = None
 
     def delete(self) -> None:
         """Removes the files, the log first: indexes without a log are removed at the next start."""
+        self.topics.open = None
         self.close()
-        for suffix in (".log", ".index", ".timeindex"):
+        for suffix in SUFFIXES:
             with contextlib.suppress(FileNotFoundError):
                 self._files.remove(self.path(suffix))
             # If power fails after the next segment was removed, this one must not be there again:

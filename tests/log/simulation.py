@@ -25,9 +25,10 @@ from log.files import Files
 from log.limits import LogLimits
 from log.partition import Partition
 from log.record_batch import Record, RecordTemplate, decode_batch
+from log.scan import Selection
 from log.store import Frame, Log
 from log.streams import Retention, StreamSpec
-from tests.log.model import Model, Round, check
+from tests.log.model import Content, Model, Round, check
 from tests.log.simulated_disk import PowerCut, SimulatedDisk
 
 LIMITS = LogLimits(
@@ -41,6 +42,7 @@ LIMITS = LogLimits(
     seal_bytes=3 * 1024,
     segment_bytes_max=4 * 1024,
     index_interval_bytes=512,
+    topic_index_bytes=6000,
 )
 STREAMS = (
     StreamSpec(name="a", partition_count=2, retention=Retention(bytes_max=6 * 1024)),
@@ -50,6 +52,7 @@ STREAMS = (
         retention=Retention(bytes_max=5 * 1024, age_ms_max=60_000, keep_unreplicated=False),
     ),
 )
+TOPICS = [b"a/b", b"", *(b"topic/%d" % number for number in range(20))]
 DIRECTORY = Path("/disk/data")
 UPLINK = "uplink"
 
@@ -105,6 +108,7 @@ class World:
             (self.checkpoint, 4),
             (self.retain, 4),
             (self.read, 4),
+            (self.index_topics, 4),
             (self.close_chunk, 3),
             (self.restart, 1),
         ]
@@ -161,13 +165,36 @@ class World:
             self.check_range(partition, start, len(expected))
 
     def check_range(self, partition: Partition, offset: int, end: int) -> None:
-        """By one of the two ways of reading, or by both."""
+        """By some of the ways of reading."""
         expected = self.model.records.get((partition.stream, partition.index), [])[offset:end]
-        ways = self.rng.choice((1, 2, 3))
+        ways = self.rng.randint(1, 7)
         if ways & 1:
             check(partition.records(offset, count_max=end - offset), offset, expected)
         if ways & 2:
             check(self.read_batches(partition, offset, end), offset, expected)
+        if ways & 4:
+            self.check_scan(partition, offset, end, expected)
+
+    def check_scan(
+        self, partition: Partition, offset: int, end: int, expected: list[Content]
+    ) -> None:
+        """What the topic index, or its absence, lets a scan find: all of some topics, in order."""
+        wanted = set(self.rng.sample(TOPICS, self.rng.choice((1, 1, 4))))
+        selection = Selection(wanted.__contains__)
+        bytes_max = self.rng.choice((1, 3000, 1 << 20))
+        read: list[Record] = []
+        at = offset
+        while at < end:
+            scan = partition.scan(at, selection, bytes_max=bytes_max)
+            assert at < scan.next_offset <= partition.durable_end
+            read += [record for record in scan.records if record.offset < end]
+            at = scan.next_offset
+        assert [(r.offset, r.timestamp_ms, r.key, r.value, r.headers) for r in read] == [
+            (offset + number, *content)
+            for number, content in enumerate(expected)
+            if content[3] and content[3][0][1] in wanted - {b""}
+        ]
+        self.did["scanned records"] += len(read)
 
     def read_batches(self, partition: Partition, offset: int, end: int) -> list[Record]:
         read: list[Record] = []
@@ -196,7 +223,8 @@ class World:
             self.counter += 1
             values.append(b"%d:" % self.counter + self.rng.randbytes(size))
         key = self.rng.choice((None, b"", b"device-1"))
-        headers = self.rng.choice(((), ((b"mqtt.topic", b"a/b"), (b"mqtt.dup", b""))))
+        topic = self.rng.choice(TOPICS)
+        headers = self.rng.choice(((), ((b"mqtt.topic", topic), (b"mqtt.dup", b""))))
         end = partition.end_offset
         template = RecordTemplate(key, headers)
         try:
@@ -296,6 +324,10 @@ class World:
                 self.acknowledge(log)
         log.sealed(partition, partition.write_sealed(job))
         log.stalled = ""
+
+    def index_topics(self, log: Log) -> None:
+        if self.some_partition(log).index_topics():
+            self.did["index steps"] += 1
 
     def checkpoint(self, log: Log) -> None:
         checkpoint = log.checkpoint()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from log import (
@@ -29,6 +29,7 @@ from tests.log.strategies import searched
 
 A = RecordTemplate(b"device-1", ((b"mqtt.topic", b"a"),))
 B = RecordTemplate(b"device-1", ((b"mqtt.topic", b"b"), (b"mqtt.dup", b"1")))
+OTHER = RecordTemplate(b"", ((b"mqtt.topic", b"other"),))
 BARE = RecordTemplate(None, ())
 
 
@@ -153,18 +154,25 @@ def lives(draw: st.DrawFn) -> list[tuple[RecordTemplate, bytes]]:
     return draw(st.lists(st.tuples(template, text), min_size=1, max_size=60))
 
 
+TWICE = RecordTemplate(b"\x14mqtt.topic\x02b", ((b"mqtt.topic", b"a"), (b"mqtt.topic", b"a")))
+
+
 @searched
+@example(life=[(TWICE, b"\x14mqtt.topic\x02a")], wanted={b"a", b"b"}, first=0, others=400)
 @given(
     life=lives(),
     wanted=st.sets(st.sampled_from([b"a", b"b", b"c/" + b"d" * 61, b"e" * 64, b"f" * 300])),
     first=st.integers(0, 60),
+    others=st.sampled_from([0, 400]),
 )
 def test_a_block_gives_what_decoding_all_of_it_gives(
-    life: list[tuple[RecordTemplate, bytes]], wanted: set[bytes], first: int
+    life: list[tuple[RecordTemplate, bytes]], wanted: set[bytes], first: int, others: int
 ) -> None:
+    """`others`: records that nobody wants; among many, the few are looked for another way."""
     tail = Tail(LogLimits(), 1, 0)
     for number, (template, value) in enumerate(life):
         tail.append(template, [value], NOW_MS + number)
+    tail.append(OTHER, [b"%d" % number for number in range(others)], NOW_MS)
     for run in tail.cut():
         tail.place(run, 1)
     for chunk in tail.chunks:
@@ -207,4 +215,4 @@ def test_a_damaged_batch_is_not_passed_off_as_one_without_wanted_records(log: Lo
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptBatch):
-        partition.scan(0, is_a, bytes_max=1)
+        partition.scan(0, lambda topic: topic == b"b", bytes_max=1)
