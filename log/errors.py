@@ -11,6 +11,7 @@ LogError
   Corrupt                stored bytes are not what was written: in reports, from decoders
     CorruptBatch
     CorruptCheckpoint
+    CorruptIndex         of topics; never leaves this package
   RequestError           the caller's doing
     OffsetOutOfRange
     RecordTooLarge
@@ -54,6 +55,10 @@ class LogFailed(DiskFault):
 
 class Corrupt(LogError):
     """Bytes read back are not bytes that were written."""
+
+
+class CorruptIndex(Corrupt):
+    """A chapter of a topic index is damaged, or speaks of another log."""
 
 
 class CorruptBatch(Corrupt):

@@ -45,6 +45,7 @@ from typing import Final
 import google_crc32c
 import zstandard
 
+from log.errors import CorruptIndex
 from log.files import Files
 from log.record_batch import BatchHeader
 from log.scan import NO_KEY, key_topic
@@ -69,10 +70,6 @@ TOPIC_OVERHEAD_BYTES: Final = 120
 """Memory of a topic in an open chapter, beside its name."""
 
 _BITS: Final = bytes.maketrans(b"\0\1", b"01")
-
-
-class BadChapter(Exception):
-    """What the file says cannot be true. Never leaves this package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,14 +221,14 @@ class TopicIndex:
             return [] if self._distrusted else self._heads
 
     def load(self, head: ChapterHead) -> Contents:
-        """BadChapter; OSError."""
+        """CorruptIndex; OSError."""
         handle = self._files.open(self._path)
         try:
             payload = self._files.read_at(handle, head.at, head.payload_bytes)
         finally:
             self._files.close(handle)
         if google_crc32c.value(payload) != head.payload_crc:
-            raise BadChapter("CRC-32C of a chapter")
+            raise CorruptIndex("CRC-32C of a chapter")
         return _unpack(head, payload)
 
     def distrust(self) -> None:
@@ -352,9 +349,9 @@ def _parse_head(data: bytes, at: int) -> ChapterHead | None:
 
 
 def _unpack(head: ChapterHead, payload: bytes) -> Contents:
-    """BadChapter where the payload does not hold what the header says."""
+    """CorruptIndex where the payload does not hold what the header says."""
     if head.unpacked_bytes > UNPACKED_MAX:
-        raise BadChapter(f"a chapter of {head.unpacked_bytes} bytes")
+        raise CorruptIndex(f"a chapter of {head.unpacked_bytes} bytes")
     try:
         data = zstandard.ZstdDecompressor().decompress(payload, max_output_size=head.unpacked_bytes)
         count = head.batch_count
@@ -366,10 +363,10 @@ def _unpack(head: ChapterHead, payload: bytes) -> Contents:
             keys.append(data[at : start + length])
             at = start + length
     except (zstandard.ZstdError, struct.error, IndexError, ValueError) as error:
-        raise BadChapter(str(error)) from error
+        raise CorruptIndex(str(error)) from error
     width = (head.topic_count + 7) // 8
     if at + count * width != len(data):
-        raise BadChapter("a chapter of another size")
+        raise CorruptIndex("a chapter of another size")
     return Contents(
         position=head.position,
         base_offset=head.base_offset,

@@ -11,13 +11,12 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from log.errors import CorruptBatch
+from log.errors import CorruptBatch, CorruptIndex
 from log.rebatch import block_of
 from log.record_batch import StoredBatch, parse_header, verify
 from log.scan import Plan, Selection, block_keys
 from log.segment import Segment
 from log.topic_index import (
-    BadChapter,
     ChapterHead,
     Contents,
     OpenChapter,
@@ -110,7 +109,7 @@ def _plan(
         try:
             _check_last(segment, chapter)
             contents = segment.topics.load(chapter)
-        except (BadChapter, CorruptBatch, OSError):
+        except (CorruptIndex, CorruptBatch, OSError):
             segment.topics.distrust()
             return None, 0
     plan = _plan_of(contents, selection)
@@ -119,15 +118,15 @@ def _plan(
 
 
 def _check_last(segment: Segment, chapter: ChapterHead) -> None:
-    """BadChapter or CorruptBatch where its last batch is not the one of this log."""
+    """CorruptIndex or CorruptBatch where its last batch is not the one of this log."""
     start = chapter.end_position - chapter.last_size_bytes
     if start < 0 or chapter.end_position > segment.size_bytes:
-        raise BadChapter("beyond the log")
+        raise CorruptIndex("beyond the log")
     for batch in segment.batches_from(start, chapter.end_position):
         header = parse_header(batch.data)
         found = header.size_bytes, header.crc, header.last_offset + 1
         if found != (chapter.last_size_bytes, chapter.last_crc, chapter.end_offset):
-            raise BadChapter("the log went on otherwise")
+            raise CorruptIndex("the log went on otherwise")
 
 
 def _plan_of(contents: Contents, selection: Selection) -> Plan:
