@@ -22,26 +22,26 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bridge.config import UpstreamConfig
 from devices import DeviceRecorder, DevicesError, DeviceStore, DeviceTable
 from gateway.config import DEFAULT_STREAM, GatewayConfig
 from gateway.descriptors import raise_descriptor_limit, within_descriptors
+from gateway.doors import Doors
 from gateway.errors import GatewayError, StartFailed
 from gateway.ingest import Ingest
 from gateway.mqtt.broker import Broker
 from gateway.mqtt.retained_service import RetainedService
 from gateway.mqtt.server import Server
-from gateway.places import bind, open_log, stream_specs
+from gateway.password_worker import PasswordWorker
+from gateway.places import open_log, stream_specs
 from gateway.presence import DevicePresence
 from gateway.reload import plan_reload
 from gateway.routing import Router
 from gateway.sources.config import SourceConfig
 from gateway.sources.running import Sources
 from gateway.sources.source import Source
-from gateway.urls import is_loopback
 from log import Committer, Housekeeper
 
 if TYPE_CHECKING:
@@ -124,8 +124,12 @@ class Gateway:
     async def _start(self, parts: AsyncExitStack) -> None:
         """Starts each part and pushes how it stops; a failure here unwinds what was started."""
         config = self.config
-        listener = bind(config.listen)
-        parts.callback(listener.close)
+        self._passwords = PasswordWorker(
+            config.limits.authentications_waiting_max, self._loop.call_soon_threadsafe
+        )
+        self._doors = Doors(config.all_listeners(), self._passwords)
+        parts.callback(self._doors.close)
+        self._doors.bind()
         self._log = open_log(config)
         parts.callback(self._close_log)
         self._committer = Committer(self._log, self._loop)
@@ -161,16 +165,10 @@ class Gateway:
         self._committer.add_participant(self._broker)
         server = Server(self._broker)
         parts.push_async_callback(self._within, "mqtt", server.stop)
-        self._port = await server.start(listener)
+        await self._doors.open(server, time.time())
         self._sources = Sources(self._make_source)
         parts.push_async_callback(self._within, "sources", self._sources.stop)
         await self._sources.change(config.sources)
-        if not is_loopback(config.listen.host):
-            _log.warning(
-                "gateway.open_to_the_network listen=%s right=keep it to a closed network: user "
-                "names and passwords are not checked, and nothing is encrypted",
-                config.listen,
-            )
 
     def _make_source(self, config: SourceConfig) -> Source:
         return Source(
@@ -226,6 +224,7 @@ class Gateway:
         try:
             plan = plan_reload(self.config, self._read_config())
             router = _router(plan.config)
+            doors = self._doors.prepare(plan.config.all_listeners())
         except (GatewayError, ValueError) as error:
             _log.error("gateway.reload_refused in_force=old cause=%s", error)
             return
@@ -235,7 +234,9 @@ class Gateway:
             self._ingest.replace_router(router)
             self._broker.routes_changed()
             self._sources.routes_changed()
+        self._doors.replace(doors, time.time())
         limits = within_descriptors(plan.config.limits)
+        self._passwords.waiting_max = limits.authentications_waiting_max
         self._broker.limits = self._broker.sessions.limits = limits
         self._retained.set_limits(limits)
         specs = {spec.name: spec for spec in stream_specs(plan.config)}
@@ -302,12 +303,11 @@ class Gateway:
             self._ended.set()
 
     def _ready_line(self) -> str:
-        listen = replace(self.config.listen, port=self._port)
         upstreams = ",".join(
             f"{each.name}=kafka://{','.join(map(str, each.bootstrap))}"
             for each in self.config.upstreams
         )
-        return f"ready mqtt://{listen} data={self.config.data} upstream={upstreams or 'none'}"
+        return f"ready {self._doors.urls()} data={self.config.data} upstream={upstreams or 'none'}"
 
 
 async def _open_devices(config: GatewayConfig) -> DeviceRecorder | None:

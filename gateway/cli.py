@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -68,7 +69,13 @@ def check_config(file: Path, /) -> None:
     console = Console(highlight=False, soft_wrap=True)
     # As text, never as markup: a name in brackets is a name.
     console.print(Text(f"{file} is sound", style="green"))
-    console.print(Text(f"  listens on  mqtt://{loaded.listen}"))
+    for listener in loaded.all_listeners():
+        console.print(Text(f"  listens on  {listener.place}"))
+        if listener.tls is not None:
+            from gateway.tls import certificate_warning
+
+            if text := certificate_warning(listener.tls, time.time()):
+                console.print(Text(f"  warning     {text}", style="yellow"))
     console.print(Text(f"  data in     {loaded.data}"))
     for stream in loaded.streams:
         console.print(Text(f"  stream      {stream.name}, {stream.partition_count} partitions"))

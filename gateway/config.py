@@ -4,6 +4,9 @@
     data = "/var/lib/sluicegate"
     log_level = "info"
 
+    [listener.plant]                  # any number: TLS, WebSocket ...; see listener_reader.py
+    url = "mqtts://0.0.0.0:8883"
+
     [stream.mqtt]                     # any number; what Kafka calls a topic
     partitions = 3
     retention_bytes = "2 GiB"         # of each partition; default: no bound
@@ -45,6 +48,8 @@ from bridge.limits import BridgeLimits
 from gateway.config_reader import Document, Table
 from gateway.errors import UrlInvalid, UsageInvalid
 from gateway.limits import DEFAULT_MQTT_PORT, MqttLimits
+from gateway.listener_reader import read_listeners
+from gateway.listeners import ListenerConfig, Place, plain_listener
 from gateway.mqtt.errors import TopicFilterInvalid
 from gateway.mqtt.topics import check_topic_filter
 from gateway.ranges import check_together, range_of
@@ -70,7 +75,9 @@ class GatewayConfig:
     """Everything the composition root needs; what the file does not say is at its default."""
 
     data: Path
-    listen: Address = DEFAULT_LISTEN
+    listen: Address | None = DEFAULT_LISTEN
+    """The default listener; None where there are [listener] tables and it is not asked for."""
+    listeners: tuple[ListenerConfig, ...] = ()
     log_level: str = "info"
     streams: tuple[StreamSpec, ...] = (_DEFAULT_STREAM_SPEC,)
     routes: tuple[RouteRule, ...] = ()
@@ -78,6 +85,11 @@ class GatewayConfig:
     sources: tuple[SourceConfig, ...] = ()
     limits: MqttLimits = field(default_factory=MqttLimits)
     log: LogLimits = field(default_factory=LogLimits)
+
+    def all_listeners(self) -> tuple[ListenerConfig, ...]:
+        """With the default one."""
+        first = () if self.listen is None else (plain_listener(self.listen),)
+        return (*first, *self.listeners)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +152,12 @@ def read_file(path: Path, *, default_data: Path) -> GatewayConfig:
 def _read(document: Document, default_data: Path) -> GatewayConfig:
     root = document.root
     listen = _listen(root)
+    listeners = tuple(
+        read_listeners(
+            root.table("listener"),
+            None if listen is None else Place(scheme="mqtt", address=listen),
+        )
+    )
     data = Path(root.string("data", str(default_data), example="/var/lib/sluicegate"))
     log_level = _choice(root, "log_level", "info", _LOG_LEVELS)
     streams = _streams(root.table("stream"))
@@ -153,6 +171,7 @@ def _read(document: Document, default_data: Path) -> GatewayConfig:
     root.close()
     return GatewayConfig(
         listen=listen,
+        listeners=listeners,
         data=data if data.is_absolute() else document.path.parent / data,
         log_level=log_level,
         streams=tuple(streams.values()),
@@ -164,7 +183,10 @@ def _read(document: Document, default_data: Path) -> GatewayConfig:
     )
 
 
-def _listen(root: Table) -> Address:
+def _listen(root: Table) -> Address | None:
+    if root.has("listener") and not root.has("listen"):
+        root.value("listen")
+        return None
     url = root.string("listen", f"mqtt://{DEFAULT_LISTEN}", example="mqtt://0.0.0.0:1883")
     try:
         return parse_listen(url)

@@ -132,6 +132,7 @@ class Table:
         self.name = name
         self._values = values
         self._known: list[str] = []
+        self._known_tables: set[str] = set()
 
     def problem(self, key: str, wrong: str, right: str) -> None:
         self.document.add_problem(self.name, key, wrong, right)
@@ -201,6 +202,7 @@ class Table:
 
     def table(self, key: str) -> Table:
         """A sub-table; an empty one where there is none."""
+        self._known_tables.add(key)
         value = self.value(key)
         name = f"{self.name}.{key}" if self.name else key
         if value is None:
@@ -217,6 +219,7 @@ class Table:
 
     def list_of_tables(self, key: str) -> list[Table]:
         """The tables written as [[key]]."""
+        self._known_tables.add(key)
         value = self.value(key)
         if value is None:
             return []
@@ -248,8 +251,11 @@ class Table:
         for key in self._values:
             if key in self._known:
                 continue
-            near = difflib.get_close_matches(key, self._known, n=1, cutoff=0.6)
+            is_table = isinstance(self._values[key], dict)
             kind = "table" if isinstance(self._values[key], dict | list) else "key"
+            # A key is more likely meant to be a key: `listne` is listen, [listne] is [listener].
+            near = difflib.get_close_matches(key, self._known, n=3, cutoff=0.6)
+            near.sort(key=lambda each: (each in self._known_tables) != is_table)
             if near:
                 right = f"Did you mean {near[0]!r}?"
             else:

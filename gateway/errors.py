@@ -6,6 +6,7 @@
     │   └── ConfigInvalid       a configuration file, with every problem found in it
     └── StartFailed         this machine's state is in the way: exit status 1
         ├── ListenFailed        the address is taken, not ours, or not allowed
+        ├── ListenerFileUnusable  a certificate, key or password file of a listener
         └── DataUnusable        the data directory cannot be written, or another gateway has it
 
 Every message is a sentence a person can act on: what is wrong, where, and what to do.
@@ -62,6 +63,16 @@ class StartFailed(GatewayError):
 
 class ListenFailed(StartFailed):
     """The listen address cannot be bound."""
+
+
+class ListenerFileUnusable(StartFailed):
+    """`key` names the file's key in the listener's table; the rest as in Problem."""
+
+    def __init__(self, key: str, wrong: str, right: str) -> None:
+        super().__init__(f"{wrong}. {right}")
+        self.key = key
+        self.wrong = wrong
+        self.right = right
 
 
 class DataUnusable(StartFailed):

@@ -22,6 +22,24 @@ class MqttLimits:
     connect_timeout_ms: int = 10_000
     """Time from TCP accept to a whole CONNECT. A slot that says nothing is not held for longer."""
 
+    connections_per_address_max: int = 10_000
+    """Open connections from one address (of IPv6: one /64). A whole plant may be behind one
+    address, so by default only connections_max bounds it; lower it where devices come directly."""
+
+    connect_rate_max: int = 10_000
+    """Connections that one listener accepts in a second: no more can be accepted anyway, so by
+    default none is refused. A TLS handshake takes about a millisecond; lower it where strangers
+    reach the port. Who is refused is closed before a byte is read."""
+
+    handshake_bytes_max: int = 16 * KIB
+    """What comes before CONNECT is whole and is not MQTT: PROXY header, TLS handshake with the
+    client's certificates, WebSocket upgrade. Above it and connect_bytes_max, the connection is
+    closed."""
+
+    authentications_waiting_max: int = 1_000
+    """Clients whose passwords wait to be checked, in all; more are told that the server is busy.
+    With mosquitto_passwd's 101 rounds a thread checks about 5,000 a second."""
+
     connect_bytes_max: int = 16 * KIB
     """Size of a CONNECT, checked on its Remaining Length before anything is buffered: before a
     client is known it can make us hold no more than this."""

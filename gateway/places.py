@@ -45,6 +45,57 @@ def bind(address: Address) -> socket.socket:
     return listener
 
 
+def bind_unix(path: Path, mode: int) -> socket.socket:
+    """A listening Unix socket with these permissions; a file that a killed gateway has left is
+    replaced. Raises ListenFailed."""
+    url = f"unix://{path}"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if path.is_socket():
+            _remove_stale(path, url)
+        # Never more open than it is meant to be, not even between bind and chmod.
+        umask = os.umask(0o777 & ~mode)
+        try:
+            listener.bind(str(path))
+        finally:
+            os.umask(umask)
+        path.chmod(mode)
+        listener.listen(_BACKLOG_MAX)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ListenFailed(
+                f"{url}: there is a file of that name, and it is no socket. "
+                "Remove it, or give another path"
+            ) from error
+        raise ListenFailed(
+            f"{url}: {error.strerror}. Give a path in a directory that exists and that this user "
+            "may write"
+        ) from error
+    except ListenFailed:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+def _remove_stale(path: Path, url: str) -> None:
+    """Nobody answers there any more; else raises ListenFailed."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except BlockingIOError:
+            pass  # its backlog is full: somebody has it
+    raise ListenFailed(
+        f"{url}: another program listens there (maybe another gateway). "
+        "Stop that one, or give another path"
+    )
+
+
 def _why_not_bound(error: OSError, address: Address) -> str:
     if isinstance(error, socket.gaierror):
         return (

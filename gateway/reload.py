@@ -1,8 +1,9 @@
 """What a new configuration changes, and which of it can change while the gateway runs.
 
 Owns the comparison only; gateway/app.py applies it. Live: routes, limits of MQTT, upstreams,
-sources, retention, the log level. Not live: the listen address, the data directory, partitions,
-streams and the log's limits, for memory, files and every partition's place follow from them.
+sources, retention, the log level, and of listeners all but where they are. Not live: listeners that
+come or go, their addresses and kind, the data directory, partitions, streams and the log's limits,
+for memory, files and every partition's place follow from them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gateway.config import GatewayConfig
+from gateway.listeners import ListenerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,8 @@ def plan_reload(old: GatewayConfig, new: GatewayConfig) -> ReloadPlan:
         )
         if changed
     ]
+    listeners, waiting = _listeners(old, new)
+    at_restart += waiting
     known = {stream.name for stream in old.streams}
     # A route to a stream that exists only after a restart has to wait with it.
     routes_wait = any(route.stream not in known for route in new.routes)
@@ -46,6 +50,7 @@ def plan_reload(old: GatewayConfig, new: GatewayConfig) -> ReloadPlan:
     config = replace(
         new,
         listen=old.listen,
+        listeners=listeners,
         data=old.data,
         log=old.log,
         streams=streams,
@@ -55,6 +60,7 @@ def plan_reload(old: GatewayConfig, new: GatewayConfig) -> ReloadPlan:
         key
         for key, changed in (
             ("[[route]]", old.routes != config.routes),
+            ("[listener]", old.listeners != config.listeners),
             ("[limits]", old.limits != config.limits),
             ("[upstream]", old.upstreams != config.upstreams),
             ("[source]", old.sources != config.sources),
@@ -64,6 +70,29 @@ def plan_reload(old: GatewayConfig, new: GatewayConfig) -> ReloadPlan:
         if changed
     )
     return ReloadPlan(config=config, live=live, at_restart=tuple(at_restart))
+
+
+def _listeners(
+    old: GatewayConfig, new: GatewayConfig
+) -> tuple[tuple[ListenerConfig, ...], list[str]]:
+    """The listeners after the reload, and the tables that wait for a restart."""
+    wanted = {each.name: each for each in new.listeners}
+    after = []
+    waiting = {
+        f"[listener.{name}]" for name in wanted.keys() - {each.name for each in old.listeners}
+    }
+    for before in old.listeners:
+        now = wanted.get(before.name)
+        if now is not None and _kind(now) == _kind(before):
+            after.append(now)
+        else:
+            after.append(before)
+            waiting.add(f"[listener.{before.name}]")
+    return tuple(after), sorted(waiting)
+
+
+def _kind(listener: ListenerConfig) -> tuple[object, ...]:
+    return listener.place, listener.proxy_protocol, listener.mode
 
 
 def _shapes(config: GatewayConfig) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The addresses a person writes: mqtt://HOST:PORT and kafka://HOST:PORT[,HOST:PORT]."""
+"""The addresses a person writes: mqtt://HOST:PORT and its kin, kafka://HOST:PORT[,HOST:PORT]."""
 
 from __future__ import annotations
 
@@ -7,14 +7,55 @@ import ipaddress
 from bridge.config import Address
 from gateway.errors import UrlInvalid
 from gateway.limits import DEFAULT_MQTT_PORT
+from gateway.listeners import Place
 
 _DEFAULT_KAFKA_PORT = 9092
+_PORTS = {"mqtt": DEFAULT_MQTT_PORT, "mqtts": 8883, "ws": 80, "wss": 443}
+_EXAMPLES = {
+    "mqtt": "mqtt://0.0.0.0:1883",
+    "mqtts": "mqtts://0.0.0.0:8883",
+    "ws": "ws://0.0.0.0:8080/mqtt",
+    "wss": "wss://0.0.0.0:8443/mqtt",
+    "unix": "unix:///run/sluicegate/mqtt.sock",
+}
+_UNIX_PATH_BYTES_MAX = 107
 _DEFAULT_MQTTS_PORT = 8883
 
 
 def parse_listen(url: str) -> Address:
-    """Raises UrlInvalid."""
+    """The default listener. Raises UrlInvalid."""
+    if url.partition("://")[0] in _EXAMPLES.keys() - {"mqtt"}:
+        raise UrlInvalid(
+            f"{url!r}: only mqtt:// can stand here. Give it a [listener.NAME] table of its own, "
+            f'with url = "{url}"'
+        )
     return _split(url, _after_scheme(url, "mqtt", "mqtt://127.0.0.1:1883"), DEFAULT_MQTT_PORT, 0)
+
+
+def parse_place(url: str) -> Place:
+    """The url of a [listener.NAME]. Raises UrlInvalid."""
+    scheme, separator, rest = url.partition("://")
+    example = _EXAMPLES.get(scheme)
+    if not separator or example is None:
+        known = ", ".join(f"{each}://" for each in _EXAMPLES)
+        raise UrlInvalid(f"{url!r} begins with none of {known}. Write {_EXAMPLES['mqtt']}")
+    if scheme == "unix":
+        if not rest.startswith("/") or len(rest.encode()) > _UNIX_PATH_BYTES_MAX or "\0" in rest:
+            raise UrlInvalid(
+                f"{url!r} names no absolute path of up to {_UNIX_PATH_BYTES_MAX} bytes. "
+                f"Write it as {example}"
+            )
+        return Place(scheme=scheme, path=rest)
+    host, slash, path = rest.partition("/")
+    if scheme in ("ws", "wss"):
+        if any(each in path for each in "?# "):
+            raise UrlInvalid(f"{url!r} has more than a path. Write it as {example}")
+    elif path:
+        raise UrlInvalid(f"{url!r}: {scheme}:// has no path. Write it as {example}")
+    bare = _after_scheme(f"{scheme}://{host}", scheme, example)
+    # ws://HOST:PORT serves every path, ws://HOST:PORT/ only that one.
+    served = slash + path if scheme in ("ws", "wss") else ""
+    return Place(scheme=scheme, address=_split(url, bare, _PORTS[scheme], 0), path=served)
 
 
 def parse_upstream(url: str) -> tuple[Address, ...]:

@@ -28,6 +28,7 @@ SHELLS = {
     "devices/recorder.py",
     "gateway/app.py",
     "gateway/mqtt/retained_service.py",
+    "gateway/mqtt/client.py",
     "gateway/mqtt/server.py",
     "gateway/sources/source.py",
     "log/committer.py",

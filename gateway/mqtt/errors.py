@@ -26,6 +26,9 @@
         +-- StorageUnavailable          0x88  ... and a new client is not taken
         +-- StorageFull                 0x97  the log refuses new messages
 
+    TransportError                what is below MQTT (PROXY header, TLS, WebSocket) is broken or
+                                  refused: the connection is closed
+
 They never leave the package: a connection turns one into its reason code (5.0) or into the
 end of the network connection (3.1.1).
 """
@@ -37,6 +40,10 @@ from gateway.mqtt.reason_codes import ReasonCode
 
 class MqttError(Exception):
     reason: ClassVar[ReasonCode] = ReasonCode.UNSPECIFIED_ERROR
+
+
+class TransportError(Exception):
+    """No MQTT can come of these bytes; there is no reason code to say it with."""
 
 
 class PeerError(MqttError):

@@ -1,13 +1,13 @@
-"""The MQTT server on asyncio: sockets for the connection cores.
+"""The MQTT server on asyncio: listeners for the connection cores.
 
-Owns the listening socket, one `asyncio.Protocol` per client, and the sweep that runs once a
-second. All of MQTT is in the cores (connection.py, broker.py); this module only moves bytes.
+Owns the listening sockets, who is connected through them, and the sweep that runs once a second.
+All of MQTT is in the cores (connection.py, broker.py); client.py and layered.py move the bytes.
 
     broker = Broker(log=log, ingest=ingest, committer=committer, limits=limits,
                     now_ms=monotonic_ms, rng=rng, listener=devices)
     committer.add_participant(broker)
     server = Server(broker)
-    port = await server.start(listening_socket)
+    port = await server.start(listening_socket)         # any number, each with its Door
     ...
     broker.routes_changed()         # after ingest.replace_router(...)
     ...
@@ -18,61 +18,64 @@ second. All of MQTT is in the cores (connection.py, broker.py); this module only
 `stop` needs the committer running, and is to be called before `log.close()`; when the log has
 failed it only ends the connections.
 
-Acknowledgements are written straight to the socket while the transport has nothing buffered: the
-transport's own write costs as much again as the system call. What the socket does not take goes
-to the transport, and everything after it too, until its buffer is empty.
+Limits of a door are checked before anything is read; who is refused is closed at once, counted,
+and reported once a second.
 """
 
 import asyncio
 import logging
-import os
 import socket
-from typing import cast
+from functools import partial
 
+from bridge.config import Address
+from gateway.listeners import plain_listener
 from gateway.mqtt.broker import Broker
-from gateway.mqtt.connection import Connection
+from gateway.mqtt.client import LINGER_S, Client
+from gateway.mqtt.door import Door
 from log import LogError
 
 _log = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
 
-_READ_BYTES_MAX = 65_536
-"""asyncio's own 256 KiB makes every read map and unmap memory: half the speed at 1,000 clients."""
-
 _BACKLOG_COUNT = 1024
 """Connections the kernel keeps while the loop is busy: a whole fleet may come back at once."""
 
-_LINGER_S = 2.0
-"""How long a closing connection may take to read what was written to it."""
-
 
 class Server:
-    """One listener of one broker."""
+    """The listeners of one broker."""
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
-        self.clients: set[_Client] = set()
+        self.clients: set[Client] = set()
+        self.doors: list[Door] = []
         self._all_gone = asyncio.Event()
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._sweep_timer: asyncio.TimerHandle | None = None
 
-    async def start(self, listener: socket.socket) -> int:
-        """Serves a bound socket, which is the server's from now on; returns its port."""
-        self._loop = asyncio.get_running_loop()
-        self._server = await self._loop.create_server(
-            lambda: _Client(self, self._loop), sock=listener, backlog=_BACKLOG_COUNT
-        )
-        port = int(listener.getsockname()[1])
-        self._sweep_timer = self._loop.call_later(_SWEEP_S, self._sweep)
-        _log.info("mqtt.listening port=%d", port)
+    async def start(self, listener: socket.socket, door: Door | None = None) -> int:
+        """Serves a bound socket, which is the server's from now on; returns its port, 0 for a
+        Unix socket. Without a door: plain MQTT, and everybody is let in."""
+        if door is None:
+            door = Door(plain_listener(Address(host="", port=0)))
+        loop = asyncio.get_running_loop()
+        is_unix = listener.family == socket.AF_UNIX
+        create = loop.create_unix_server if is_unix else loop.create_server
+        factory = partial(_client_kind(door), self, door)
+        self._servers.append(await create(factory, sock=listener, backlog=_BACKLOG_COUNT))
+        self.doors.append(door)
+        port = 0 if is_unix else int(listener.getsockname()[1])
+        if self._sweep_timer is None:
+            self._sweep_timer = loop.call_later(_SWEEP_S, self._sweep)
+        scheme = door.config.place.scheme
+        _log.info("mqtt.listening listener=%s scheme=%s port=%d", door.config.name, scheme, port)
         return port
 
     async def stop(self) -> None:
         """Stops, losing nothing that was read; see the module's docstring."""
         self.broker.is_draining = True
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
         for connection in list(self.broker.connections):
@@ -81,7 +84,7 @@ class Server:
         self.broker.end_all()
         if self.clients:
             try:
-                await asyncio.wait_for(self._all_gone.wait(), _LINGER_S)
+                await asyncio.wait_for(self._all_gone.wait(), LINGER_S)
             except TimeoutError:
                 for client in list(self.clients):
                     client.abort()
@@ -96,112 +99,50 @@ class Server:
             _log.error("mqtt.stopped_without_commit error=%s", error)
 
     def _sweep(self) -> None:
-        self._sweep_timer = self._loop.call_later(_SWEEP_S, self._sweep)
+        self._sweep_timer = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
         self.broker.sweep(self.broker.now_ms())
+        for door in self.doors:
+            for limit, count in door.refused.items():
+                _log.warning(
+                    "mqtt.connections_refused listener=%s reason=%s count=%d",
+                    door.config.name,
+                    limit,
+                    count,
+                )
+            door.refused.clear()
 
-    def opened(self, client: "_Client") -> bool:
+    # -- called by clients
+
+    def opened(self, client: Client) -> bool:
         """False: there is no room for one more."""
-        if len(self.clients) >= self.broker.limits.connections_max:
-            _log.warning("mqtt.connection_refused reason=connections_max")
+        limits = self.broker.limits
+        if len(self.clients) >= limits.connections_max:
+            client.door.refused["connections_max"] += 1
+            return False
+        if not client.door.enter(limits, self.broker.now_ms()):
             return False
         self.clients.add(client)
         return True
 
-    def closed(self, client: "_Client") -> None:
-        self.clients.discard(client)
+    def located(self, client: Client) -> bool:
+        """False: there are too many from the client's address."""
+        client.is_located = client.door.enter_from(client.host, self.broker.limits)
+        return client.is_located
+
+    def closed(self, client: Client) -> None:
+        if client in self.clients:
+            self.clients.discard(client)
+            client.door.leave()
+        if client.is_located:
+            client.is_located = False
+            client.door.leave_from(client.host)
         if self.broker.is_draining and not self.clients:
             self._all_gone.set()
 
 
-class _Client(asyncio.Protocol):
-    """The wire of one connection (`gateway.mqtt.endpoint.Wire`)."""
+def _client_kind(door: Door) -> type[Client]:
+    if door.is_plain:
+        return Client
+    from gateway.mqtt.layered import LayeredClient
 
-    __slots__ = (
-        "_connection",
-        "_fd",
-        "_is_buffered",
-        "_loop",
-        "_server",
-        "_transport",
-        "data_received",
-        "peer",
-    )
-
-    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
-        self._server = server
-        self._loop = loop
-        self._transport: asyncio.Transport
-        self._fd = -1
-        self._is_buffered = False
-        self.peer = "?"
-        self._connection = Connection(self, server.broker)
-        # Without a frame in between: the loop looks this up once, or at every read.
-        self.data_received = self._connection.receive  # type: ignore[method-assign]
-
-    # -- called by the loop --------------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclasses of asyncio's.
-        self._transport = cast(asyncio.Transport, transport)
-        if not self._server.opened(self):
-            self._transport.abort()
-            return
-        address = transport.get_extra_info("peername")
-        self.peer = f"{address[0]}:{address[1]}" if address else "?"
-        if hasattr(transport, "max_size"):
-            transport.max_size = _READ_BYTES_MAX
-        self._transport.set_write_buffer_limits(
-            high=self._server.broker.limits.write_buffer_bytes_max
-        )
-        sock = transport.get_extra_info("socket")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._fd = sock.fileno()
-        self._connection.opened()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        # Both loops call this before they close the descriptor, so `_fd` is never another's.
-        self._fd = -1
-        self._connection.lost()
-        self._server.closed(self)
-
-    def pause_writing(self) -> None:
-        self._connection.writing_paused()
-
-    def resume_writing(self) -> None:
-        self._connection.writing_resumed()
-
-    # -- called by the connection --------------------------------------------------------------
-
-    def write(self, data: bytes) -> None:
-        if self._is_buffered:
-            if self._transport.get_write_buffer_size():
-                self._transport.write(data)
-                return
-            self._is_buffered = False
-        try:
-            sent = os.write(self._fd, data)
-        except BlockingIOError:
-            sent = 0
-        except OSError:
-            # The peer is gone; the loop will see it too and say connection_lost.
-            return
-        if sent != len(data):
-            self._is_buffered = True
-            self._transport.write(data[sent:])
-
-    def close(self) -> None:
-        if self._transport.is_closing():
-            return
-        if self._transport.get_write_buffer_size():
-            self._loop.call_later(_LINGER_S, self.abort)
-        self._transport.close()
-
-    def abort(self) -> None:
-        self._transport.abort()
-
-    def pause_reading(self) -> None:
-        self._transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        self._transport.resume_reading()
+    return LayeredClient
