@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from log.errors import UnknownFormat
+
 RUN: Final = 1
 STATE: Final = 2
 _RUN: Final = struct.Struct(">BIqqqIII")
@@ -69,7 +71,9 @@ def state_entry(change: StateChange) -> bytes:
 
 
 def parse_entries(entries: bytes) -> Iterator[Run | StateChange]:
-    """The entries of a frame whose checksum held, in order."""
+    """The entries of a frame whose checksum held, in order. UnknownFormat for one of a kind that
+    this release does not know: damage would not have its checksum.
+    """
     position = 0
     while position < len(entries):
         if entries[position] == RUN:
@@ -87,9 +91,13 @@ def parse_entries(entries: bytes) -> Iterator[Run | StateChange]:
                 records=entries[position : position + size],
             )
             position += size
+        elif entries[position] != STATE:
+            raise UnknownFormat(
+                f"a journal frame has an entry of kind {entries[position]}, which this release does"
+                " not know: start the release that wrote it"
+            )
         else:
-            kind, key_size, value_size = _STATE.unpack_from(entries, position)
-            assert kind == STATE, f"entry kind {kind} under a good checksum"
+            _, key_size, value_size = _STATE.unpack_from(entries, position)
             position += _STATE.size
             key = entries[position : position + key_size]
             position += key_size

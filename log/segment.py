@@ -122,7 +122,18 @@ class Segment:
         return written
 
     def finish(self) -> None:
-        """Nothing will be appended: the indexes get their last entries."""
+        """Nothing will be appended: what an append that failed has left behind the end goes, and
+        the indexes get their last entries. OSError, and it is not finished.
+        """
+        handle = self._appending()
+        if self._files.size(handle) > self.size_bytes:
+            self._files.truncate(handle, self.size_bytes)
+            # If power failed later, the leftover might be there again, in a segment that nobody
+            # checks any more but to say that it is damaged.
+            self._files.datasync(handle)
+        self._finish_indexes()
+
+    def _finish_indexes(self) -> None:
         self._index.finish()
         self._write_indexes(sync=True)
         self.close()
@@ -212,7 +223,7 @@ class Segment:
             reason = str(error)
         self.size_bytes, self.end_offset = valid, end
         self._index = self._indexed(valid)
-        self.finish()
+        self._finish_indexes()
         return SegmentScan(
             valid_bytes=valid, truncated_bytes=file_bytes - valid, end_offset=end, reason=reason
         )

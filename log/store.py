@@ -141,20 +141,19 @@ class Log:
     def append(
         self, partition: Partition, template: RecordTemplate, values: Sequence[bytes]
     ) -> int:
-        """Adds records to the current round; gives the first one's offset. They are not durable
-        yet.
+        """Adds records to the current round, not durable yet; gives the first one's offset.
 
-        LogFull: refuse the publisher. LogFailed: acknowledge nothing any more. RecordTooLarge:
-        none was added.
+        LogFull: refuse the publisher. LogFailed: acknowledge no more. RecordTooLarge: none added.
         """
         if self._failure is not None or self.stalled:
             self._refuse_if_needed()
         tail = partition.tail
         first = tail.end_offset
         if values:
-            if not tail.round_chunks:
-                self._round.append(partition)
+            is_new = not tail.round_chunks
             self.round_bytes += tail.append(template, values, self.now_ms())
+            if is_new:
+                self._round.append(partition)
         return first
 
     def append_runs(
@@ -168,13 +167,14 @@ class Log:
         if self._failure is not None or self.stalled:
             self._refuse_if_needed()
         tail = partition.tail
-        if not tail.round_chunks:
-            self._round.append(partition)
+        is_new = not tail.round_chunks
         before = tail.round_bytes
         try:
             tail.append_runs(runs, self.now_ms())
         finally:
             self.round_bytes += tail.round_bytes - before
+            if is_new and tail.round_chunks:
+                self._round.append(partition)
 
     def put_state(self, key: bytes, value: bytes | None) -> None:
         """Sets or deletes (None) a key of the durable state, in the current round. LogFailed."""

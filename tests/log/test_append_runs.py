@@ -88,3 +88,22 @@ def test_a_record_that_is_too_large_is_refused_with_the_runs_before_it_kept(
     _commit(log)
     assert [record.value for record in partition.records(0, count_max=9)] == [b"kept"]
     log.close()
+
+
+@pytest.mark.parametrize("by_runs", [True, False])
+def test_a_round_in_which_all_was_too_large_is_no_round(tmp_path: Path, by_runs: bool) -> None:
+    log = _open(tmp_path)
+    partition = log.partition("mqtt", 0)
+    for _ in range(2):
+        with pytest.raises(RecordTooLarge):
+            if by_runs:
+                log.append_runs(partition, [(TEMPLATES[1], [bytes(LIMITS.record_bytes_max)])])
+            else:
+                log.append(partition, TEMPLATES[1], [bytes(LIMITS.record_bytes_max)])
+    assert log.round_empty
+    assert log.cut() is None
+    log.append_runs(partition, [(TEMPLATES[0], [b"next"])])
+    assert log._round == [partition]
+    _commit(log)
+    assert [record.value for record in partition.records(0, count_max=9)] == [b"next"]
+    log.close()

@@ -294,3 +294,42 @@ def test_positions_and_times_of_empty_and_odd_indexes() -> None:
 def test_a_batch_read_is_the_batch_written(filled: Segment) -> None:
     (first, *_) = filled.read(100, bytes_max=1, end_offset=1 << 40)
     assert first == stored_batch(batch(100))
+
+
+class FailingSync(DiskFiles):
+    fails = False
+
+    def datasync(self, handle: int) -> None:
+        if self.fails:
+            raise OSError(5, "Input/output error")
+        super().datasync(handle)
+
+
+def test_what_a_failed_append_left_is_not_in_a_finished_segment(tmp_path: Path) -> None:
+    """It would be found at a later start and said to be damage."""
+    files = FailingSync()
+    found = Segment(files, tmp_path, 100, interval_bytes=INTERVAL)
+    found.create()
+    found.append([batch(100)])
+    files.fails = True
+    with pytest.raises(OSError, match="Input/output"):
+        found.append([batch(103), batch(106)])
+    files.fails = False
+    found.finish()
+    assert size_of(found.path(".log")) == found.size_bytes == len(batch(100))
+    again = reopened(found)
+    assert again.open_closed() is None
+    assert again.end_offset == 103
+
+
+def test_a_damaged_closed_segment_is_not_touched(filled: Segment) -> None:
+    filled.finish()
+    path = filled.path(".log")
+    with path.open("ab") as file:
+        file.write(b"damage" * 20)
+    before = path.read_bytes()
+    again = reopened(filled)
+    scan = again.open_closed()
+    assert scan is not None
+    assert scan.truncated_bytes == 120
+    assert path.read_bytes() == before
