@@ -22,7 +22,7 @@ from gateway.mqtt.errors import (
 from gateway.mqtt.inbound import Inbound, check_response_topic
 from gateway.mqtt.packets import LEVEL_3_1, LEVEL_3_1_1, LEVEL_5_0, ConnAck, Connect
 from gateway.mqtt.properties import NO_PROPERTIES, Properties
-from gateway.mqtt.reason_codes import ReasonCode, connack_return_code
+from gateway.mqtt.reason_codes import ReasonCode, connack_reason, connack_return_code
 from gateway.mqtt.session import EXPIRY_NEVER_S
 from gateway.mqtt.sessions import granted_expiry_s
 from gateway.mqtt.topics import check_topic_name
@@ -137,16 +137,17 @@ def refusal(reason: ReasonCode, text: str, level: int, *, bytes_max: int | None 
     `bytes_max` is the client's Maximum Packet Size, where it is known.
     """
     if level >= LEVEL_5_0:
+        code = connack_reason(reason)
         for properties in (Properties(reason_string=text), NO_PROPERTIES):
-            packet = ConnAck(session_present=False, code=reason, properties=properties)
+            packet = ConnAck(session_present=False, code=code, properties=properties)
             data = encode_packet(packet, LEVEL_5_0)
             if bytes_max is None or len(data) <= bytes_max:
                 return data  # [MQTT-3.2.2-19]
         return b""
-    code = connack_return_code(reason)
-    if level == 0 or code is None:
+    return_code = connack_return_code(reason)
+    if level == 0 or return_code is None:
         return b""
-    return encode_packet(ConnAck(session_present=False, code=code), LEVEL_3_1_1)
+    return encode_packet(ConnAck(session_present=False, code=return_code), LEVEL_3_1_1)
 
 
 def _check(broker: "Broker", packet: Connect) -> None:

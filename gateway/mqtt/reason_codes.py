@@ -66,6 +66,18 @@ _RETURN_CODES_3_1_1 = {
 }
 
 
+_CONNACK_REASONS = frozenset(
+    {*range(0x80, 0x8B), 0x8C, 0x90, 0x95, 0x97, 0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9F}
+)
+
+
+def connack_reason(reason: ReasonCode) -> ReasonCode:
+    """What a 5.0 CONNACK may say for a reason (3.2.2.2) [MQTT-3.2.2-8]."""
+    if reason is ReasonCode.SERVER_SHUTTING_DOWN:
+        return ReasonCode.SERVER_UNAVAILABLE
+    return reason if reason in _CONNACK_REASONS else ReasonCode.UNSPECIFIED_ERROR
+
+
 def connack_return_code(reason: ReasonCode) -> int | None:
     """The 3.1.1 CONNACK return code (3.2.2.3) for a reason; None: close without a CONNACK."""
     return _RETURN_CODES_3_1_1.get(reason)

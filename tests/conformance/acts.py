@@ -31,6 +31,12 @@ def subscribe(*filters: str, qos: int = 2, packet_id: int = 10, **options: Any) 
     )
 
 
+def kept(level: int, *, clean: bool = False) -> dict[str, Any]:
+    """How to connect for a session that outlives the connection."""
+    properties = Properties(session_expiry_s=1000) if level == 5 else Properties()
+    return {"clean": clean, "properties": properties}
+
+
 def subscribed(client: Client, *filters: str, qos: int = 2, **options: Any) -> None:
     """Subscribes, and has been answered."""
     client.send(subscribe(*filters, qos=qos, **options))
