@@ -177,8 +177,12 @@ class World:
         self.committer.participants = [self.retained, self.broker]
 
     def restart(self) -> None:
-        self.log.close()
+        self.close()
         self._open()
+
+    def close(self) -> None:
+        """Its descriptors: a thousand tests would leave none for the next."""
+        self.log.close()
 
     def commit(self) -> None:
         self.committer.commit()
