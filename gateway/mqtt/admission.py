@@ -112,17 +112,20 @@ def _let_in(
         # identifiers would come back and a new message be taken for an old one; so CONNACK waits.
         connection.hold()
     connection.send(answer)
-    outbox = opened.session.outbox
-    dropped_count = outbox.dropped_count
+    session, window = opened.session, opened.window
     connection.send(
-        outbox.attach(
+        session.outbox.attach(
             level=packet.level,
             receive_maximum=packet.properties.receive_maximum,
             packet_bytes_max=packet.properties.maximum_packet_bytes,
+            in_flight=[] if window is None else window.in_flight,
+            unlogged=session.unlogged,
             now_ms=broker.now_ms(),
         )
     )
-    broker.counters.deliveries_dropped += outbox.dropped_count - dropped_count
+    session.unlogged = None
+    broker.deliveries.used(session)
+    broker.catchup.attach(session, None if window is None else window.positions)
     broker.listener.client_connected(
         client_id,
         level=packet.level,

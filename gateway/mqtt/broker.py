@@ -13,18 +13,20 @@ Sans-I/O: it calls the committer's `request` and the connections' wires, and is 
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.ingest import Ingest, Route
 from gateway.limits import MqttLimits
+from gateway.mqtt.deliveries import Deliveries, RoundDeliveries
 from gateway.mqtt.errors import ServerShuttingDown, StorageFailed
-from gateway.mqtt.fanout import Counters, Published, deliver
+from gateway.mqtt.fanout import Counters
 from gateway.mqtt.packets import Will
 from gateway.mqtt.properties import Properties
 from gateway.mqtt.retained import RetainedTable
+from gateway.mqtt.roles import Committer, Listener, NoListener
 from gateway.mqtt.sessions import SessionTable
 from log import Log, LogError, Partition, RecordTemplate
 
@@ -33,42 +35,6 @@ if TYPE_CHECKING:
     from gateway.mqtt.inbound import Run
 
 _log = logging.getLogger(__name__)
-
-
-class Committer(Protocol):
-    """What the broker needs of `log.Committer`."""
-
-    @property
-    def congested(self) -> bool: ...
-    def request(self) -> None: ...
-    def request_later(self) -> None: ...
-    def add_preparer(self, callback: Callable[[], None]) -> None: ...
-    def on_relief(self, callback: Callable[[], None]) -> None: ...
-    async def flush(self) -> None: ...
-
-
-class Listener(Protocol):
-    """Who wants to know about clients; called in the loop's thread, must return at once."""
-
-    def client_connected(self, client_id: str, *, level: int, peer: str, keep_alive_s: int) -> None:
-        """After CONNACK was given away for sending."""
-
-    def client_disconnected(self, client_id: str, *, clean: bool) -> None:
-        """`clean`: by DISCONNECT. Not called when the client is taken over by itself."""
-
-    def message_seen(self, client_id: str, topic: str, payload: bytes) -> None:
-        """A sample: at most one message per client and sweep (about a second)."""
-
-
-class NoListener:
-    def client_connected(self, client_id: str, *, level: int, peer: str, keep_alive_s: int) -> None:
-        pass
-
-    def client_disconnected(self, client_id: str, *, clean: bool) -> None:
-        pass
-
-    def message_seen(self, client_id: str, topic: str, payload: bytes) -> None:
-        pass
 
 
 class Arrival(NamedTuple):
@@ -85,7 +51,7 @@ class Round(NamedTuple):
     """What waits for one frame to be durable."""
 
     acknowledgements: "list[tuple[Endpoint, bytes, int]]"
-    published: list[Published]
+    deliveries: RoundDeliveries
 
 
 def _record_overhead_bytes_max(limits: MqttLimits) -> int:
@@ -135,18 +101,19 @@ class Broker:
         self.large_bytes = ingest.record_bytes_max - _record_overhead_bytes_max(limits)
         """A read that is no larger holds no message that is too large for a record."""
         committer.add_preparer(self.prepare)
-        self.published: list[Published] = []
         self.is_holding = False
         """Connections are not read, for the log cannot keep up."""
         self.counters = Counters()
         self._reported = Counters()
+        self.deliveries = Deliveries(log, self.sessions, self.counters, now_ms)
+        self.catchup = self.deliveries.catchup
         self.storage_error: LogError | None = None
         self.is_draining = False
 
     # -- participant of the committer --------------------------------------------------------
 
     def cut(self) -> Round | None:
-        if not self.waiting and not self.published:
+        if not self.waiting and not self.deliveries.appended:
             return None
         acknowledgements = []
         for connection in self.waiting:
@@ -154,17 +121,13 @@ class Broker:
             connection.pending = b""
             connection.pending_count = 0
         self.waiting.clear()
-        published = self.published
-        if published:
-            self.published = []
-        return Round(acknowledgements, published)
+        return Round(acknowledgements, self.deliveries.cut())
 
     def durable(self, token: object) -> None:
         assert isinstance(token, Round)
         for connection, data, count in token.acknowledgements:
             connection.acknowledge(data, count)
-        if token.published:
-            deliver(token.published, self.counters, self.now_ms())
+        self.deliveries.durable(token.deliveries)
 
     def failed(self, error: BaseException) -> None:
         self.storage_failed(error if isinstance(error, LogError) else LogError(str(error)))
@@ -172,6 +135,7 @@ class Broker:
     def storage_failed(self, error: LogError) -> None:
         if self.storage_error is None:
             self.storage_error = error
+            self.sessions.has_failed = True
             _log.critical(
                 "mqtt.storage_failed error=%s connections=%d", error, len(self.connections)
             )
@@ -187,7 +151,7 @@ class Broker:
 
     def arrived(self, *, is_awaited: bool) -> None:
         """Messages came for a round that nobody waited for till now."""
-        if is_awaited or len(self.tree):
+        if is_awaited or self.deliveries.are_wanted:
             self.is_awaited = True
             self.request()
         else:
@@ -216,6 +180,7 @@ class Broker:
                 has_retained = True
         refused: dict[Partition, LogError] = {}
         offsets: dict[Partition, int] = {}
+        self.deliveries.appended.update(dict.fromkeys(by_partition))
         for partition, runs in by_partition.items():
             offsets[partition] = partition.end_offset
             try:
@@ -223,7 +188,7 @@ class Broker:
             except LogError as error:
                 refused[partition] = error
         if has_retained:
-            self._retain(inbox, offsets, refused)
+            self._retain(inbox, dict(offsets), refused)
         if refused:
             inbox = self._refuse(inbox, refused)
         waiting = self.waiting
@@ -233,13 +198,10 @@ class Broker:
                     waiting.append(connection)
                 connection.pending += acknowledgements
                 connection.pending_count += count
-        if len(self.tree):
-            version = self.tree.version
+        if self.deliveries.are_wanted:
             for _, run, values, _, _ in inbox:
-                if run.route.matched_version != version:
-                    self.match(run.route)
-                if run.route.targets:
-                    self.publish(run, values)
+                self.deliveries.publish(run, values, offsets[run.partition])
+                offsets[run.partition] += len(values)
         if self.is_awaited:
             self.request()
         else:
@@ -298,26 +260,6 @@ class Broker:
 
     # -- messages ------------------------------------------------------------------------------
 
-    def match(self, route: Route) -> None:
-        """Finds the subscribers of a route anew, after the tree has changed."""
-        route.targets = self.sessions.targets(route.client_id, route.topic)
-        route.matched_version = self.tree.version
-
-    def publish(self, run: "Run", payloads: Sequence[bytes]) -> None:
-        """Messages that were appended, for the route's subscribers when they are durable."""
-        self.published.append(
-            Published(
-                run.route,
-                run.route.targets,
-                run.qos,
-                run.retain,
-                run.message_properties,
-                len(run.properties),
-                self.now_ms(),
-                payloads,
-            )
-        )
-
     def appended(
         self,
         route: Route,
@@ -329,16 +271,16 @@ class Broker:
     ) -> None:
         """A message that no connection of ours published is in the current round: it is retained,
         and local subscribers get it, when that is durable."""
+        self.deliveries.appended[route.partition] = None
         if retain:  # [MQTT-3.1.2-17]
             self.retained.stored(route, qos, properties, payload, offset)
-        if route.matched_version != self.tree.version:
-            self.match(route)
-        if route.targets:
-            self.published.append(
-                Published(
-                    route, route.targets, qos, retain, properties, 0, self.now_ms(), (payload,)
-                )
-            )
+        self.deliveries.publish_message(route, payload, offset, qos, retain, properties)
+
+    def append(self, partition: Partition, template: RecordTemplate, payload: bytes) -> int:
+        """One record, behind `store`; its offset. Errors as `Log.append`."""
+        offset = self.ingest.append(partition, template, (payload,))
+        self.deliveries.appended[partition] = None
+        return offset
 
     def publish_will(self, client_id: str, will: Will) -> None:
         """Stores and delivers a will like a PUBLISH of its client; there is nobody to answer."""
@@ -363,7 +305,10 @@ class Broker:
         self.connections.discard(connection)
         session = connection.session
         if session is not None:
+            self.catchup.end(session)
             due = self.sessions.detach(session, self.now_ms(), will)
+            if session.is_stored and self.storage_error is None:
+                self.request()
             if due is not None:
                 self.publish_will(connection.client_id, due)
 
@@ -373,6 +318,8 @@ class Broker:
         """Once a second: keep-alive, CONNECT time-out, session expiry, wills that are due."""
         for connection in list(self.connections):
             connection.sweep(now_ms)
+        if self.sessions.save_some(self.connections):
+            self.request()
         for session, will in self.sessions.sweep(now_ms):
             self.publish_will(session.client_id, will)
         self._report()
@@ -386,6 +333,9 @@ class Broker:
         if now.deliveries_dropped > before.deliveries_dropped:
             count = now.deliveries_dropped - before.deliveries_dropped
             _log.warning("mqtt.deliveries_dropped count=%d reason=slow_subscriber", count)
+        if now.deliveries_missed > before.deliveries_missed:
+            count = now.deliveries_missed - before.deliveries_missed
+            _log.warning("mqtt.deliveries_missed_total count=%d reason=removed", count)
         self._reported = replace(now)
 
     def routes_changed(self) -> None:

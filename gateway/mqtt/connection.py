@@ -360,7 +360,7 @@ class Connection(Endpoint):
         if self.is_ended:
             return  # for what came before was refused
         try:
-            offset = broker.ingest.append(run.partition, run.template, (value,))
+            offset = broker.append(run.partition, run.template, value)
         except LogError as error:
             self.refuse(error, [_PUBREC + id_bytes], 1)
             return
@@ -368,10 +368,8 @@ class Connection(Endpoint):
         broker.sessions.received_changed(session)
         if run.retain:
             broker.retained.stored(run.route, run.qos, run.message_properties, value, offset)
-        if run.route.matched_version != broker.tree.version:
-            broker.match(run.route)
-        if run.route.targets:
-            broker.publish(run, [value])
+        if broker.deliveries.are_wanted:
+            broker.deliveries.publish(run, [value], offset)
         if self.is_unseen:
             self._show(run, [value])
         self.defer(_PUBREC + id_bytes)

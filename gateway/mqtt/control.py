@@ -59,18 +59,20 @@ def handle_control(
     if first_byte == 0x10:
         raise SecondConnect("CONNECT on a connected connection")  # [MQTT-3.1.0-2]
     packet = decode_packet(first_byte, reader, connection.level)
-    dropped_count = session.outbox.dropped_count
     match packet:
         case PingReq():
             connection.answer(PINGRESP_BYTES)
         case PubAck():
             connection.answer(session.outbox.acknowledged(packet.packet_id, broker.now_ms()))
+            broker.deliveries.used(session)
         case PubRec():
             connection.answer(
                 session.outbox.received(packet.packet_id, packet.code, broker.now_ms())
             )
+            broker.deliveries.used(session)
         case PubComp():
             connection.answer(session.outbox.completed(packet.packet_id, broker.now_ms()))
+            broker.deliveries.used(session)
         case PubRel():
             _release(connection, broker, session, packet)
         case Subscribe():
@@ -85,7 +87,6 @@ def handle_control(
             connection.enhanced.received(packet)
         case _:
             raise ProtocolError(f"{type(packet).__name__} from a client")
-    broker.counters.deliveries_dropped += session.outbox.dropped_count - dropped_count
 
 
 def _release(connection: "Endpoint", broker: "Broker", session: Session, packet: PubRel) -> None:
@@ -111,6 +112,7 @@ def _subscribe(
     answers = [
         _grant(connection, broker, session, request, subscription_id) for request in packet.requests
     ]
+    broker.catchup.changed(session)
     answer = SubAck(
         packet_id=packet.packet_id,
         codes=tuple([code for code, _ in answers]),

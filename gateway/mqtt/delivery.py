@@ -1,9 +1,10 @@
 """Messages on their way to a subscriber, and the window of those it has not acknowledged.
 
-Owns the sending half of QoS 1 and 2 (4.3, 4.4) for one session: packet identifiers, what is in
-flight, what waits, what is sent again when the client comes back. Sans-I/O: every method returns
-the bytes to send. Never blocks and never grows beyond its limits: what does not fit is dropped
-and counted in `dropped_count`; the log still has the message.
+Owns the sending half of QoS 1 and 2 (4.3, 4.4) for one connected session: packet identifiers,
+what is in flight, what waits, what is sent again. Sans-I/O: methods return the bytes to send now;
+what may be sent only when the session's window is durable is collected in `after_commit`. Never
+blocks and never grows beyond its limits: of what does not fit it remembers where that is in the
+log (`first_missed`), to be read from there. Only what is in no log is dropped, and counted.
 """
 
 from collections import deque
@@ -11,18 +12,20 @@ from typing import NamedTuple
 
 from gateway.mqtt.encode import encode_packet
 from gateway.mqtt.packets import LEVEL_5_0, PubRel
+from gateway.mqtt.positions import InFlight, Positions
 from gateway.mqtt.properties import NO_PROPERTIES, Properties, encode_properties
 from gateway.mqtt.reason_codes import ReasonCode
 from gateway.mqtt.wire import encode_binary, encode_varint
 
 PACKET_ID_MAX = 65_535
+NOT_IN_THE_LOG = -1
 _MESSAGE_OVERHEAD_BYTES = 400
 """Memory of a message that waits, beside its payload: measured. Queues are bounded by memory."""
 
 
 class Message(NamedTuple):
     """A message as it was published: `topic` as UTF-8, `properties` of a 5.0 publisher, which were
-    `properties_bytes` on the wire."""
+    `properties_bytes` on the wire; where it is in the log, and since when (ms since 1970)."""
 
     topic: bytes
     payload: bytes
@@ -30,6 +33,9 @@ class Message(NamedTuple):
     properties: Properties = NO_PROPERTIES
     expires_at_ms: int | None = None
     properties_bytes: int = 0
+    partition_id: int = NOT_IN_THE_LOG
+    offset: int = 0
+    time_ms: int = 0
 
     @property
     def size_bytes(self) -> int:
@@ -38,12 +44,16 @@ class Message(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """A message for one subscriber."""
+    """A message for one subscriber; `extra` are user properties of ours; `group` is the number of
+    the shared subscription it came by, 0 for the subscriber's own."""
 
     message: Message
     qos: int
     retain: bool
     subscription_ids: tuple[int, ...]
+    extra: tuple[tuple[str, str], ...] = ()
+    group: int = 0
+    sent_count: int = 0
 
 
 def encode_delivery(
@@ -64,7 +74,7 @@ def encode_delivery(
 
 def _delivery_properties(delivery: Delivery, now_ms: int) -> bytes:
     given = delivery.message.properties
-    if given is NO_PROPERTIES and not delivery.subscription_ids:
+    if given is NO_PROPERTIES and not delivery.subscription_ids and not delivery.extra:
         return b"\0"
     expires_at_ms = delivery.message.expires_at_ms
     return encode_properties(
@@ -78,77 +88,174 @@ def _delivery_properties(delivery: Delivery, now_ms: int) -> bytes:
             response_topic=given.response_topic,
             correlation_data=given.correlation_data,
             subscription_ids=delivery.subscription_ids,
-            user_properties=given.user_properties,
+            user_properties=given.user_properties + delivery.extra,
         )
     )
 
 
 class Outbox:
-    """What one session's client has still to get or to acknowledge.
+    """What one connected session's client has still to get or to acknowledge.
 
     A packet identifier is in `_in_flight` with its delivery until PUBACK or PUBREC, then (QoS 2)
-    with None until PUBCOMP. A dict keeps the order in which they were first sent [MQTT-4.6.0-1].
+    with None until PUBCOMP; from an earlier connection with its place in the log, until that was
+    read and the message sent again. A dict keeps the order in which they were first sent
+    [MQTT-4.6.0-1].
     """
 
-    def __init__(self, *, in_flight_max: int, queue_bytes_max: int) -> None:
+    def __init__(
+        self, *, in_flight_max: int, queue_bytes_max: int, last_id: int = 0, is_durable: bool
+    ) -> None:
         self._in_flight_max = in_flight_max
         self._bytes_max = queue_bytes_max
+        self._is_durable = is_durable
         self._window = in_flight_max
         self._level = LEVEL_5_0
         self._packet_bytes_max: int | None = None
-        self._in_flight: dict[int, Delivery | None] = {}
+        self._in_flight: dict[int, Delivery | InFlight | None] = {}
         self._queue: deque[Delivery] = deque()
+        self._queued: dict[int, int] = {}
+        """Partition id -> how many in `_queue` are of it."""
+        self._queue_bytes = 0
         self._bytes = 0
         """Memory of the messages that wait or are in flight."""
-        self._unsent: dict[int, None] = {}
+        self._unsent: dict[int, InFlight | Delivery] = {}
         """In flight since an earlier connection, and not sent again on this one yet."""
-        self._last_id = 0
+        self.last_id = last_id
+        self.first_missed: Positions = {}
+        """The first message of each partition that did not fit."""
+        self.after_commit: list[bytes] = []
+        """To be sent when the window, with what these packets stand for, is durable."""
+        self.is_changed = False
+        """The window is not as it was when `is_changed` was last set to False."""
         self.dropped_count = 0
 
     @property
     def waiting_count(self) -> int:
         return len(self._queue) + len(self._in_flight)
 
-    def start_ids_after(self, packet_id: int) -> None:
-        """After a restart: the client may hold identifiers of QoS 2 that are no longer known here,
-        and would take a new message with one of them for the old one."""
-        self._last_id = packet_id
+    # -- a connection begins, and ends
 
     def attach(
-        self, *, level: int, receive_maximum: int | None, packet_bytes_max: int | None, now_ms: int
+        self,
+        *,
+        level: int,
+        receive_maximum: int | None,
+        packet_bytes_max: int | None,
+        in_flight: list[InFlight],
+        now_ms: int,
+        unlogged: dict[int, Delivery] | None = None,
     ) -> bytes:
-        """A client is (again) there: what was in flight is sent again [MQTT-4.4.0-1]."""
+        """A client is (again) there: what was in flight is sent again [MQTT-4.4.0-1]. PUBRELs at
+        once; messages when they have been read, and the new window has room."""
         self._level = level
         self._window = min(self._in_flight_max, receive_maximum or PACKET_ID_MAX)
         self._packet_bytes_max = packet_bytes_max
-        # PUBRELs at once; a message only where the new window has room for it.
-        self._unsent = {key: None for key, value in self._in_flight.items() if value is not None}
         parts: list[bytes] = []
-        for packet_id, delivery in list(self._in_flight.items()):
-            if delivery is None:
-                parts.append(encode_packet(PubRel(packet_id=packet_id), level))
-            elif len(self._in_flight) - len(self._unsent) < self._window:
-                parts.append(self._send_again(packet_id, now_ms))
+        for entry in in_flight:
+            if entry.is_received:
+                self._in_flight[entry.packet_id] = None
+                parts.append(encode_packet(PubRel(packet_id=entry.packet_id), level))
+            else:
+                self._in_flight[entry.packet_id] = self._unsent[entry.packet_id] = entry
+        for packet_id, delivery in (unlogged or {}).items():
+            self._bytes += delivery.message.size_bytes
+            self._in_flight[packet_id] = self._unsent[packet_id] = delivery
         return b"".join(parts) + self._fill(now_ms)
 
+    def in_flight(self) -> list[InFlight]:
+        """What is in flight, for the next connection."""
+        found = []
+        for packet_id, known in self._in_flight.items():
+            if known is None:
+                found.append(InFlight(packet_id, 2, True, 0, 0, 0, 0))
+            elif isinstance(known, Delivery):
+                message = known.message
+                place = (message.partition_id, message.offset, known.group)
+                found.append(InFlight(packet_id, known.qos, False, known.sent_count, *place))
+            else:
+                found.append(known)
+        return found
+
+    def unlogged(self) -> dict[int, Delivery] | None:
+        """What is in flight and in no log."""
+        found = {
+            packet_id: known
+            for packet_id, known in self._in_flight.items()
+            if isinstance(known, Delivery) and known.message.partition_id == NOT_IN_THE_LOG
+        }
+        return found or None
+
+    def positions(self, ends: Positions) -> Positions:
+        """`ends`, but where a message of the queue or one that did not fit comes first, that."""
+        found = {**ends, **self.first_missed}
+        left = len(self._queued)
+        seen: set[int] = set()
+        for delivery in self._queue:
+            partition_id = delivery.message.partition_id
+            if partition_id in seen:
+                continue
+            seen.add(partition_id)
+            if partition_id in found:
+                found[partition_id] = delivery.message.offset
+            left -= 1
+            if not left:
+                break
+        return found
+
+    def clear_queue(self) -> None:
+        """It will be read from the log again, from `positions` on."""
+        kept = [each for each in self._queue if each.message.partition_id == NOT_IN_THE_LOG]
+        self._queue.clear()
+        self._queued.clear()
+        self._bytes -= self._queue_bytes
+        self._queue_bytes = 0
+        self.first_missed.clear()
+        for delivery in kept:
+            self._wait(delivery)
+
+    # -- messages
+
     def push(self, delivery: Delivery, now_ms: int, *, can_send: bool) -> bytes:
-        """One message of QoS 1 or 2; b"" when it has to wait (or was dropped)."""
+        """One message of QoS 1 or 2; b"" when it has to wait, or does not fit."""
+        sends = can_send and not self._queue and self.has_room
         size = delivery.message.size_bytes
-        sends = can_send and not self._queue and self._has_room()
-        is_over = self._bytes + size > self._bytes_max
-        if is_over and (self._bytes or not sends):
-            self.dropped_count += 1
+        if self.first_missed or (self._bytes and self._bytes + size > self._bytes_max):
+            self._miss(delivery.message)
             return b""
-        self._bytes += size
         if sends:
+            self._bytes += size
             return self._send(delivery, now_ms)
-        self._queue.append(delivery)
+        self._wait(delivery)
         return b""
+
+    def takes(self, size_bytes: int, waiting_bytes_max: int) -> bool:
+        """Whether `push` would take a message of that size, with so much in the queue at most."""
+        return self._queue_bytes < waiting_bytes_max and (
+            not self._bytes or self._bytes + size_bytes <= self._bytes_max
+        )
+
+    @property
+    def has_room(self) -> bool:
+        """A message could be sent now."""
+        return not self._unsent and len(self._in_flight) < self._window
+
+    @property
+    def is_resending(self) -> bool:
+        """What an earlier connection left comes before anything else [MQTT-4.6.0-1]."""
+        return bool(self._unsent)
+
+    @property
+    def next_unsent(self) -> tuple[int, InFlight] | None:
+        """Packet identifier and place of what is to be read and sent again next."""
+        if not self._unsent or len(self._in_flight) - len(self._unsent) >= self._window:
+            return None
+        packet_id, known = next(iter(self._unsent.items()))
+        return (packet_id, known) if isinstance(known, InFlight) else None
 
     def acknowledged(self, packet_id: int, now_ms: int) -> bytes:
         """PUBACK. Unknown identifiers are ignored: it may be a late answer to a sent-again one."""
-        delivery = self._in_flight.get(packet_id)
-        if delivery is not None and delivery.qos == 1:
+        known = self._in_flight.get(packet_id)
+        if known is not None and known.qos == 1:
             self._taken(packet_id)
             del self._in_flight[packet_id]
         return self._fill(now_ms)
@@ -156,14 +263,14 @@ class Outbox:
     def received(self, packet_id: int, code: int, now_ms: int) -> bytes:
         """PUBREC: from here on only PUBREL is sent again [MQTT-4.3.3-6..9]."""
         if packet_id in self._in_flight:
-            delivery = self._in_flight[packet_id]
-            if delivery is not None and delivery.qos != 2:
+            known = self._in_flight[packet_id]
+            if known is not None and known.qos != 2:
                 return b""
             self._taken(packet_id)
             if code >= ReasonCode.UNSPECIFIED_ERROR:
                 del self._in_flight[packet_id]
                 return self._fill(now_ms)
-            return encode_packet(PubRel(packet_id=packet_id), self._level)
+            return self._when_durable(encode_packet(PubRel(packet_id=packet_id), self._level))
         return encode_packet(
             PubRel(packet_id=packet_id, code=ReasonCode.PACKET_IDENTIFIER_NOT_FOUND), self._level
         )
@@ -172,26 +279,57 @@ class Outbox:
         """PUBCOMP."""
         if self._in_flight.get(packet_id, self) is None:
             del self._in_flight[packet_id]
+            self.is_changed = True
         return self._fill(now_ms)
 
     def fill(self, now_ms: int) -> bytes:
         """What can be sent now that the connection takes bytes again."""
         return self._fill(now_ms)
 
-    def _has_room(self) -> bool:
-        return not self._unsent and len(self._in_flight) < self._window
+    def send_again(self, packet_id: int, delivery: Delivery | None, now_ms: int) -> bytes:
+        """`next_unsent` was read; None: it is in the log no more."""
+        if delivery is None:
+            del self._unsent[packet_id], self._in_flight[packet_id]
+            self.is_changed = True
+            return self._fill(now_ms)
+        self._bytes += delivery.message.size_bytes
+        self._unsent[packet_id] = self._in_flight[packet_id] = delivery
+        return self._send_again(packet_id, delivery, now_ms) + self._fill(now_ms)
+
+    # -- within
 
     def _fill(self, now_ms: int) -> bytes:
         parts: list[bytes] = []
         while self._unsent and len(self._in_flight) - len(self._unsent) < self._window:
-            parts.append(self._send_again(next(iter(self._unsent)), now_ms))
-        while self._queue and self._has_room():
-            parts.append(self._send(self._queue.popleft(), now_ms))
+            packet_id, known = next(iter(self._unsent.items()))
+            if isinstance(known, InFlight):
+                break  # it has to be read first
+            parts.append(self._send_again(packet_id, known, now_ms))
+        while self._queue and self.has_room:
+            delivery = self._queue.popleft()
+            self._queue_bytes -= delivery.message.size_bytes
+            partition_id = delivery.message.partition_id
+            self._queued[partition_id] -= 1
+            if not self._queued[partition_id]:
+                del self._queued[partition_id]
+            parts.append(self._send(delivery, now_ms))
         return b"".join(parts)
 
-    def _send_again(self, packet_id: int, now_ms: int) -> bytes:
-        delivery = self._in_flight[packet_id]
-        assert delivery is not None
+    def _wait(self, delivery: Delivery) -> None:
+        size = delivery.message.size_bytes
+        partition_id = delivery.message.partition_id
+        self._queue.append(delivery)
+        self._queued[partition_id] = self._queued.get(partition_id, 0) + 1
+        self._queue_bytes += size
+        self._bytes += size
+
+    def _miss(self, message: Message) -> None:
+        if message.partition_id == NOT_IN_THE_LOG:
+            self.dropped_count += 1
+        else:
+            self.first_missed.setdefault(message.partition_id, message.offset)
+
+    def _send_again(self, packet_id: int, delivery: Delivery, now_ms: int) -> bytes:
         data = encode_delivery(delivery, self._level, packet_id, now_ms, dup=True)
         if self._packet_bytes_max is not None and len(data) > self._packet_bytes_max:
             self.dropped_count += 1  # [MQTT-3.1.2-25]
@@ -199,18 +337,21 @@ class Outbox:
             del self._in_flight[packet_id]
             return b""
         del self._unsent[packet_id]
-        return data
+        self._in_flight[packet_id] = delivery._replace(sent_count=delivery.sent_count + 1)
+        return self._when_durable(data) if delivery.qos == 2 else data
 
     def _taken(self, packet_id: int) -> None:
         """The client has the message: it takes no memory from here on, and is not sent again."""
         self._unsent.pop(packet_id, None)
-        delivery = self._in_flight[packet_id]
-        if delivery is not None:
-            self._bytes -= delivery.message.size_bytes
-            self._in_flight[packet_id] = None
+        known = self._in_flight[packet_id]
+        if isinstance(known, Delivery):
+            self._bytes -= known.message.size_bytes
+        self._in_flight[packet_id] = None
+        self.is_changed = True
 
     def _send(self, delivery: Delivery, now_ms: int) -> bytes:
         """A message that is counted in `_bytes`."""
+        self.is_changed = True
         expires_at_ms = delivery.message.expires_at_ms
         if expires_at_ms is not None and expires_at_ms <= now_ms:
             self._bytes -= delivery.message.size_bytes
@@ -222,12 +363,21 @@ class Outbox:
             self.dropped_count += 1  # [MQTT-3.1.2-25] as if it had been delivered
             return b""
         self._in_flight[packet_id] = delivery
-        return data
+        return self._when_durable(data) if delivery.qos == 2 else data
+
+    def _when_durable(self, data: bytes) -> bytes:
+        """If power failed after a QoS 2 packet is sent and before its identifier is on disk, the
+        message would be sent again with another: twice, for the client."""
+        if not self._is_durable:
+            return data
+        self.is_changed = True
+        self.after_commit.append(data)
+        return b""
 
     def _next_id(self) -> int:
-        packet_id = self._last_id
+        packet_id = self.last_id
         while True:
             packet_id = packet_id % PACKET_ID_MAX + 1
             if packet_id not in self._in_flight:
-                self._last_id = packet_id
+                self.last_id = packet_id
                 return packet_id

@@ -234,6 +234,7 @@ class Endpoint:
         self._resume(_PEER_NOT_READING)
         if self.session is not None and self.is_connected:
             self.send(self.session.outbox.fill(self._broker.now_ms()))
+            self._broker.deliveries.used(self.session)
 
     def pause_for_window(self) -> None:
         self._pause(_WINDOW)

@@ -1,9 +1,9 @@
 """From messages that are durable to their local subscribers.
 
 Owns the choice between sending, queueing and dropping, per subscriber: QoS 0 goes to who takes
-bytes now, QoS 1 and 2 into the session's outbox, which sends or keeps them. A connection gets one
-write for a round, unless the round is big. A message of QoS 0 is encoded once for all who get the
-same bytes.
+bytes now, QoS 1 and 2 into the session's outbox, which sends or keeps them; whose outbox is full
+reads from the log from there on. A connection gets one write for a round, unless the round is
+big. A message of QoS 0 is encoded once for all who get the same bytes.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from gateway.ingest import Route
 from gateway.mqtt.delivery import Delivery, Message, encode_delivery
 from gateway.mqtt.properties import Properties
-from gateway.mqtt.session import Target
 
 if TYPE_CHECKING:
     from gateway.mqtt.endpoint import Endpoint
+    from gateway.mqtt.session import Session
+    from gateway.mqtt.sessions import SessionTable
 
 
 _GATHERED_BYTES_MAX = 256 * 1024
@@ -30,28 +31,44 @@ class Counters:
     connections_refused: int = 0
     messages_refused: int = 0
     deliveries_dropped: int = 0
+    deliveries_missed: int = 0
+    """Stored messages that retention removed before a subscriber had looked at them."""
 
 
 class Published(NamedTuple):
-    """A run of messages of one route, for the local subscribers in `targets`."""
+    """A run of messages of one route, at consecutive offsets from `first_offset` on."""
 
     route: Route
-    targets: Sequence[Target]
     qos: int
     retain: bool
     properties: Properties
     properties_bytes: int
     received_at_ms: int
     payloads: Sequence[bytes]
+    first_offset: int
+    time_ms: int
 
 
-def deliver(round_published: Sequence[Published], counters: Counters, now_ms: int) -> None:
-    """Hands out a round, in the order it was read."""
-    output = _Output()
+def deliver(
+    round_published: Sequence[Published],
+    sessions: "SessionTable",
+    counters: Counters,
+    now_ms: int,
+) -> "Output":
+    """Hands out a round, in the order it was read. The caller calls `settle` on what it returns."""
+    output = Output()
+    version = sessions.tree.version
     for published in round_published:
+        route = published.route
+        if route.matched_version != version:
+            sessions.match(route)
+        if not route.targets:
+            continue
         expiry_s = published.properties.message_expiry_s
         expires_at_ms = None if expiry_s is None else published.received_at_ms + expiry_s * 1000
-        topic = published.route.topic.encode()
+        topic = route.topic.encode()
+        partition_id = route.partition.partition_id
+        offset = published.first_offset
         for payload in published.payloads:
             message = Message(
                 topic,
@@ -60,17 +77,22 @@ def deliver(round_published: Sequence[Published], counters: Counters, now_ms: in
                 published.properties,
                 expires_at_ms,
                 published.properties_bytes,
+                partition_id,
+                offset,
+                published.time_ms,
             )
             _deliver_one(message, published, counters, now_ms, output)
-    output.write()
+            offset += 1
+    return output
 
 
-class _Output:
-    """What is to be written to whom."""
+class Output:
+    """What is to be written to whom, and whose outboxes were used."""
 
     def __init__(self) -> None:
         self._parts: dict[Endpoint, list[bytes]] = {}
         self._size_bytes = 0
+        self.sessions: set[Session] = set()
 
     def add(self, connection: "Endpoint", data: bytes) -> None:
         self._parts.setdefault(connection, []).append(data)
@@ -91,10 +113,10 @@ def _deliver_one(
     published: Published,
     counters: Counters,
     now_ms: int,
-    output: _Output,
+    output: Output,
 ) -> None:
     encoded: dict[tuple[int, bool, tuple[int, ...]], bytes] = {}
-    for session, qos, retain_as_published, subscription_ids in published.targets:
+    for session, qos, retain_as_published, subscription_ids in published.route.targets:
         delivery = Delivery(
             message,
             min(qos, published.qos),
@@ -102,9 +124,9 @@ def _deliver_one(
             subscription_ids,
         )
         connection = session.connection
+        if connection is None:
+            continue  # it has gone in this round, and will read from the log
         if delivery.qos == 0:
-            if connection is None:
-                continue
             if not connection.is_writable:
                 counters.deliveries_dropped += 1
                 continue
@@ -117,9 +139,8 @@ def _deliver_one(
                 counters.deliveries_dropped += 1
                 continue
         else:
-            can_send = connection is not None and connection.is_writable
-            dropped_count = session.outbox.dropped_count
-            data = session.outbox.push(delivery, now_ms, can_send=can_send)
-            counters.deliveries_dropped += session.outbox.dropped_count - dropped_count
-        if data and connection is not None:
+            outbox = session.outbox
+            data = outbox.push(delivery, now_ms, can_send=connection.is_writable)
+            output.sessions.add(session)
+        if data:
             output.add(connection, data)

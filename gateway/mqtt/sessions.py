@@ -1,50 +1,77 @@
 """The table of sessions and of who subscribes to what.
 
-Owns taking over, expiry, wills that wait, and the subscription tree. A client id has at most one
-session, a session at most one connection. It stores and delivers nothing itself: wills that are
-due are handed to the broker.
+Owns taking over, expiry, wills that wait, and the two trees of subscriptions: of the sessions
+that are live, and of those that read from the log. Those of sessions that are away are in none. A
+client id has at most one session, a session at most one connection. It stores and delivers
+nothing itself: wills that are due are handed to the broker.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
+from gateway.ingest import Route
 from gateway.limits import MqttLimits
 from gateway.mqtt.delivery import PACKET_ID_MAX
 from gateway.mqtt.errors import QuotaExceeded, SessionTakenOver
 from gateway.mqtt.packets import Will
-from gateway.mqtt.session import EXPIRY_NEVER_S, Session, SessionStore, Subscription, Target
+from gateway.mqtt.positions import Positions, Window, encode_positions
+from gateway.mqtt.session import (
+    EXPIRY_NEVER_S,
+    Reading,
+    Session,
+    SessionStore,
+    Subscription,
+    Target,
+)
 from gateway.mqtt.topics import FilterTree
 from log import Log
 
 if TYPE_CHECKING:
     from gateway.mqtt.endpoint import Endpoint
 
+_SAVE_SWEEPS = 5
+"""A window that has changed is saved within so many sweeps: what was acknowledged since is sent
+again after a kill. Every second would be five times the writes."""
+
+Tree = FilterTree[str, tuple[Session, Subscription]]
+
 
 class Opened(NamedTuple):
     """`state_changed`: the CONNACK must wait until the log's round is durable. `due_will`: of a
-    session that ended by this while its will waited."""
+    session that ended by this while its will waited. `window`: of a session that slept."""
 
     session: Session
     is_present: bool
     state_changed: bool
     due_will: Will | None
+    window: Window | None
 
 
 class SessionTable:
+    """`ends`: up to where in each partition (by its id) messages were handed to live sessions."""
+
     def __init__(self, log: Log, limits: MqttLimits, now_ms: int, rng: Random) -> None:
         self.limits = limits
-        self._store = SessionStore(log, limits)
+        self.ends: Positions = {
+            partition.partition_id: partition.durable_end for partition in log.partitions.values()
+        }
+        self._store = SessionStore(log)
         self._sessions: dict[str, Session] = {}
         self._offline: set[Session] = set()
         self._changed: dict[Session, None] = {}
+        self._window_changed: dict[Session, None] = {}
         self._received_changed: dict[Session, None] = {}
-        self.tree: FilterTree[str, tuple[Session, Subscription]] = FilterTree()
+        self._sweep_count = 0
+        self.has_failed = False
+        """The log takes nothing any more."""
+        self.tree: Tree = FilterTree()
+        self.reading_tree: Tree = FilterTree()
         for session in self._store.load():
             self._sessions[session.client_id] = session
-            session.outbox.start_ids_after(rng.randrange(PACKET_ID_MAX))
-            for subscription in session.subscriptions.values():
-                self.tree.add(subscription.filter, session.client_id, (session, subscription))
+            # The client may hold identifiers of QoS 2 that are no longer known here, and would
+            # take a new message with one of them for the old one.
+            session.last_id = rng.randrange(PACKET_ID_MAX)
             self._set_offline(session, now_ms)
 
     def __len__(self) -> int:
@@ -54,7 +81,8 @@ class SessionTable:
         return client_id in self._sessions
 
     def open(self, connection: "Endpoint", client_id: str, *, clean: bool, expiry_s: int) -> Opened:
-        """The session for a new connection, taken from an older one of the same client id.
+        """The session for a new connection, taken from an older one of the same client id. It is
+        in no tree yet.
 
         Raises QuotaExceeded when there are too many.
         """
@@ -73,20 +101,24 @@ class SessionTable:
         if session is None:
             if len(self._sessions) >= self.limits.sessions_max:
                 raise QuotaExceeded(f"{len(self._sessions)} sessions are kept, no more are taken")
-            session = Session(client_id, self.limits)
+            session = Session(client_id)
             self._sessions[client_id] = session
         session.connection = connection
         session.expires_at_ms = None
         session.will = None
         session.will_at_ms = None
         self._offline.discard(session)
-        if session.expiry_s != expiry_s:
-            session.expiry_s = expiry_s
+        expiry_changed = session.expiry_s != expiry_s
+        session.expiry_s = expiry_s
+        session.begin(self.limits)
+        window = self._store.wake(session) if session.is_stored else None
+        if expiry_changed:
             if expiry_s:
                 self._store.save(session)
+                self.window_changed(session)
             else:
                 state_changed |= self._store.forget(session)
-        return Opened(session, is_present, state_changed, due_will)
+        return Opened(session, is_present, state_changed, due_will, window)
 
     def detach(self, session: Session, now_ms: int, will: Will | None) -> Will | None:
         """The connection is gone. Returns the will if it is due at once."""
@@ -94,9 +126,11 @@ class SessionTable:
         delay_s = 0
         if will is not None:
             delay_s = min(will.properties.will_delay_s or 0, session.expiry_s)
+        self._leave_trees(session)
         if session.expiry_s == 0:
             self._drop(session)
             return will
+        self._put_to_sleep(session)
         self._set_offline(session, now_ms)
         if will is not None and delay_s:
             session.will = will
@@ -126,23 +160,93 @@ class SessionTable:
             if expired:
                 self._drop(session)
 
+    def save_some(self, connections: "Iterable[Endpoint]") -> bool:
+        """Once a sweep: windows that have changed are marked for saving, a fifth of them a time.
+        True when there were any."""
+        self._sweep_count += 1
+        was_empty = not self._window_changed
+        for connection in connections:
+            session = connection.session
+            if (
+                session is not None
+                and session.is_stored
+                and session.outbox.is_changed
+                and (id(session) >> 4) % _SAVE_SWEEPS == self._sweep_count % _SAVE_SWEEPS
+            ):
+                self.window_changed(session)
+        return was_empty and bool(self._window_changed)
+
+    # -- subscriptions
+
     def subscribe(self, session: Session, subscription: Subscription) -> None:
         """Adds or replaces. Raises QuotaExceeded."""
         known = session.subscriptions
         if subscription.filter not in known and len(known) >= self.limits.subscriptions_max:
             raise QuotaExceeded(f"{len(known)} subscriptions, no more are taken")
+        reading = session.reading
+        if reading is None:
+            self.tree.add(subscription.filter, session.client_id, (session, subscription))
+        else:
+            replaced = known.get(subscription.filter)
+            start = dict(self.ends) if replaced is None else reading.starts.get(replaced.filter)
+            if start is not None:
+                reading.starts[subscription.filter] = start
+                subscription = with_start(subscription, start)
+            self.reading_tree.add(subscription.filter, session.client_id, (session, subscription))
         known[subscription.filter] = subscription
-        self.tree.add(subscription.filter, session.client_id, (session, subscription))
 
     def unsubscribe(self, session: Session, topic_filter: str) -> bool:
         if session.subscriptions.pop(topic_filter, None) is None:
             return False
-        self.tree.remove(topic_filter, session.client_id)
+        if session.reading is None:
+            self.tree.remove(topic_filter, session.client_id)
+        else:
+            session.reading.starts.pop(topic_filter, None)
+            self.reading_tree.remove(topic_filter, session.client_id)
         return True
+
+    def set_reading(self, session: Session, reading: Reading) -> None:
+        """It is fed from the log from now on."""
+        self._leave_trees(session)
+        session.reading = reading
+        for subscription in session.subscriptions.values():
+            self.reading_tree.add(subscription.filter, session.client_id, (session, subscription))
+
+    def set_live(self, session: Session) -> None:
+        """It is handed what becomes durable from now on, and has had everything before."""
+        self._leave_trees(session)
+        session.reading = None
+        for topic_filter, subscription in session.subscriptions.items():
+            if subscription.start:
+                subscription = session.subscriptions[topic_filter] = with_start(subscription, {})
+            self.tree.add(topic_filter, session.client_id, (session, subscription))
+
+    def _leave_trees(self, session: Session) -> None:
+        for topic_filter in session.subscriptions:
+            self.tree.remove(topic_filter, session.client_id)
+            self.reading_tree.remove(topic_filter, session.client_id)
+
+    def match(self, route: Route) -> None:
+        """Finds the live subscribers of a route anew, after the tree has changed: each session
+        once, with its highest QoS (3.3.4)."""
+        found: dict[Session, list[Subscription]] = {}
+        for client_id, (session, subscription) in self.tree.match(route.topic):
+            if subscription.no_local and client_id == route.client_id:
+                continue  # [MQTT-3.8.3-3]
+            found.setdefault(session, []).append(subscription)
+        route.targets = [target_of(session, several) for session, several in found.items()]
+        route.matched_version = self.tree.version
+
+    # -- saving
 
     def changed(self, session: Session) -> None:
         """Its subscriptions are to be saved with the log's current round, once."""
         self._changed[session] = None
+        self._window_changed[session] = None
+
+    def window_changed(self, session: Session) -> None:
+        """Likewise its window."""
+        self._window_changed[session] = None
 
     def received_changed(self, session: Session) -> None:
         """Likewise its received identifiers."""
@@ -158,27 +262,28 @@ class SessionTable:
             for session in changed:
                 if session.is_stored:  # or it has ended
                     self._store.save(session)
+        if self._window_changed:
+            changed, self._window_changed = self._window_changed, {}
+            for session in changed:
+                self._store.save_window(session, self.ends)
         if self._received_changed:
             changed, self._received_changed = self._received_changed, {}
             for session in changed:
                 self._store.save_received(session)
 
-    def targets(self, publisher_id: str, topic: str) -> list[Target]:
-        """Who gets a message of that client: each session once, with its highest QoS (3.3.4)."""
-        found: dict[Session, Target] = {}
-        for client_id, (session, subscription) in self.tree.match(topic):
-            if subscription.no_local and client_id == publisher_id:
-                continue  # [MQTT-3.8.3-3]
-            ids = (subscription.subscription_id,) if subscription.subscription_id else ()
-            other = found.get(session)
-            found[session] = Target(
-                session,
-                max(subscription.qos, other.qos if other else 0),
-                subscription.retain_as_published
-                or (other is not None and other.retain_as_published),
-                ids + (other.subscription_ids if other else ()),
-            )
-        return list(found.values())
+    def _put_to_sleep(self, session: Session) -> None:
+        """All that is to last goes to the durable state, and out of memory."""
+        if self.has_failed:
+            return
+        if session in self._changed:
+            del self._changed[session]
+            self._store.save(session)
+        if session in self._received_changed:
+            del self._received_changed[session]
+            self._store.save_received(session)
+        self._window_changed.pop(session, None)
+        self._store.save_window(session, self.ends)
+        session.sleep()
 
     def _set_offline(self, session: Session, now_ms: int) -> None:
         self._offline.add(session)
@@ -186,12 +291,34 @@ class SessionTable:
         session.expires_at_ms = now_ms + expiry_s * 1000
 
     def _drop(self, session: Session) -> bool:
-        for topic_filter in session.subscriptions:
-            self.tree.remove(topic_filter, session.client_id)
+        self._leave_trees(session)
+        for waiting in (self._changed, self._window_changed, self._received_changed):
+            waiting.pop(session, None)
         self._offline.discard(session)
         if self._sessions.get(session.client_id) is session:
             del self._sessions[session.client_id]
         return self._store.forget(session)
+
+
+def target_of(session: Session, subscriptions: list[Subscription]) -> Target:
+    """Its overlapping subscriptions taken together [MQTT-3.3.4-2]."""
+    return Target(
+        session,
+        max(subscription.qos for subscription in subscriptions),
+        any(subscription.retain_as_published for subscription in subscriptions),
+        tuple(each.subscription_id for each in subscriptions if each.subscription_id),
+    )
+
+
+def with_start(subscription: Subscription, start: Positions) -> Subscription:
+    return Subscription(
+        filter=subscription.filter,
+        qos=subscription.qos,
+        no_local=subscription.no_local,
+        retain_as_published=subscription.retain_as_published,
+        subscription_id=subscription.subscription_id,
+        start=encode_positions(start),
+    )
 
 
 def granted_expiry_s(requested_s: int, limits: MqttLimits) -> int:

@@ -91,7 +91,8 @@ def test_many_qos_2_messages_save_their_identifiers_once_a_round(world: World) -
     world.log.put_state = counted  # type: ignore[method-assign]
     client.send(*(publish(number, 2) for number in (1, 2, 3)), PubRel(packet_id=2))
     assert len(client.committed()) == 4
-    assert saved == [(b"mqtt/qos2/device", b"\0\1\0\3")]
+    identifiers = [value for key, value in saved if key == b"mqtt/qos2/device"]
+    assert identifiers == [b"\0\1\0\3"]
 
 
 def test_identifiers_released_in_the_round_that_ends_their_session_do_not_come_back(

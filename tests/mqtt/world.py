@@ -25,6 +25,9 @@ from log import DiskFiles, Log, LogFailed, LogLimits, Participant, Record, Strea
 
 T = TypeVar("T")
 
+WALL_MS = 1_700_000_000_000
+"""The wall clock when the broker's clock is 0."""
+
 
 class QuickFiles(DiskFiles):
     """Syncs nothing: what these tests call a crash loses the process, not the disk."""
@@ -158,7 +161,9 @@ class World:
             [spec],
             limits=LogLimits(journal_bytes=8 << 20, journal_reserve_bytes=1 << 20),
             files=QuickFiles(),
+            now_ms=lambda: WALL_MS + self.now_ms,
         )
+        self.turns: list[Callable[[], None]] = []
         self.committer = HandCommitter(self.log)
         self.worker = HandWorker()
         self.retained = RetainedTable(self.log, self.limits, self.worker, self.directory)
@@ -175,6 +180,7 @@ class World:
             listener=self.events,
         )
         self.committer.participants = [self.retained, self.broker]
+        self.broker.catchup.call_soon = self.turns.append
 
     def restart(self) -> None:
         self.close()
@@ -185,7 +191,14 @@ class World:
         self.log.close()
 
     def commit(self) -> None:
+        """All that the loop would do without anything more from outside."""
         self.committer.commit()
+        while self.turns:
+            turns, self.turns = self.turns, []
+            self.broker.catchup.call_soon = self.turns.append
+            for turn in turns:
+                turn()
+            self.committer.commit()
 
     def pass_seconds(self, seconds: float) -> None:
         """Lets time go by, with a sweep each second."""
