@@ -1,4 +1,4 @@
-"""Deliveries to local subscribers: what of a round is for them, and what follows from handing it out.
+"""Deliveries to local subscribers: what of a round is for them, and what follows from handing out.
 
 Owns the messages between the log's round and its being durable, and how far live subscribers were
 handed the log (`sessions.ends`). Handing out is fanout.py's, reading from the log catchup.py's.
