@@ -43,7 +43,9 @@ class Doors:
         for name, (config, _, _) in self._prepared.items():
             place = config.place
             self._sockets[name] = (
-                bind_unix(Path(place.path), config.mode) if place.is_unix else bind(place.address)
+                bind_unix(Path(place.path), config.mode)
+                if place.is_unix
+                else bind(place.address, str(place))
             )
 
     async def open(self, server: Server, now_s: float) -> None:

@@ -59,14 +59,7 @@ def read_listeners(parent: Table, default: Place | None) -> Iterator[ListenerCon
 
 
 def _listener(name: str, table: Table) -> ListenerConfig | None:
-    if not table.has("url"):
-        table.problem("url", "this listener has no url", f'Write url = "{_EXAMPLE}"')
-    url = table.string("url", _EXAMPLE, example=_EXAMPLE)
-    try:
-        place = parse_place(url)
-    except UrlInvalid as error:
-        table.problem("url", f"url = {url!r} is no place to listen", str(error))
-        place = None
+    place = _place(table)
     folder = table.document.path.parent
     tls = _tls(table, folder, place)
     password_file = _path(table, "password_file", folder)
@@ -111,6 +104,17 @@ def _listener(name: str, table: Table) -> ListenerConfig | None:
         mode=mode,
         **limits,
     )
+
+
+def _place(table: Table) -> Place | None:
+    if not table.has("url"):
+        table.problem("url", "this listener has no url", f'Write url = "{_EXAMPLE}"')
+    url = table.string("url", "", example=_EXAMPLE)
+    try:
+        return parse_place(url) if url else None
+    except UrlInvalid as error:
+        table.problem("url", f"url = {url!r} is no place to listen", str(error))
+        return None
 
 
 def _tls(table: Table, folder: Path, place: Place | None) -> TlsFiles | None:

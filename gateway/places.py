@@ -23,8 +23,8 @@ _BACKLOG_MAX = 1024
 """Connections the kernel completes before we take them: a fleet that reconnects all at once."""
 
 
-def bind(address: Address) -> socket.socket:
-    """A listening socket. Raises ListenFailed."""
+def bind(address: Address, url: str = "") -> socket.socket:
+    """A listening socket; `url` is how a person wrote it. Raises ListenFailed."""
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -40,7 +40,9 @@ def bind(address: Address) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        raise ListenFailed(f"mqtt://{address}: {_why_not_bound(error, address)}") from error
+        raise ListenFailed(
+            f"{url or f'mqtt://{address}'}: {_why_not_bound(error, address)}"
+        ) from error
     listener.setblocking(False)
     return listener
 

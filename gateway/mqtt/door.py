@@ -34,7 +34,7 @@ class Door:
         self.refused: Counter[str] = Counter()
         """By the limit that refused, since the last report."""
         self._by_address: dict[str, int] = {}
-        self._window_began_ms = 0
+        self._window_began_ms = -_RATE_WINDOW_MS
         self._window_count = 0
 
     @property
