@@ -23,7 +23,7 @@ from gateway.mqtt.errors import (
     StorageFull,
     UnsupportedProtocolVersion,
 )
-from gateway.mqtt.packets import LEVEL_5_0, Disconnect, Will
+from gateway.mqtt.packets import LEVEL_3_1_1, LEVEL_5_0, Disconnect, Will
 from gateway.mqtt.properties import NO_PROPERTIES, Properties
 from gateway.mqtt.reason_codes import ReasonCode
 from log import LogError, LogFailed, RecordTooLarge
@@ -320,7 +320,9 @@ class Endpoint:
         self._close(self.will, is_clean=False)
 
     def _write_refusal(self, error: MqttError) -> None:
-        level = error.level if isinstance(error, UnsupportedProtocolVersion) else self.level
+        level = self.level
+        if isinstance(error, UnsupportedProtocolVersion):
+            level = max(error.level, LEVEL_3_1_1)  # 3.1.1 [MQTT-3.1.2-2] answered at level 0, too
         answer = refusal(error.reason, str(error), level, bytes_max=self.peer_packet_bytes_max)
         if answer:
             self._write(answer)

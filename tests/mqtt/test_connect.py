@@ -70,7 +70,7 @@ def test_a_client_id_over_the_limit_is_refused_by_name(world: World) -> None:
         # 3.1.1 [MQTT-3.1.2-2]: return code 0x01
         ("10 0C 0004 4D515454 03 02 0000 0000", "20 02 00 01"),
         ("10 0E 0006 4D5149736470 04 02 0000 0000", "20 02 00 01"),
-        ("10 0C 0004 4D515454 00 02 0000 0000", ""),
+        ("10 0C 0004 4D515454 00 02 0000 0000", "20 02 00 01"),
     ],
 )
 def test_an_older_protocol_level_is_answered_in_3_1_1(

@@ -1,0 +1,107 @@
+"""Mosquitto 2.0.11 and we answer generated sequences of packets alike, but for a list.
+
+The list is tests/differential/differences.py, for people docs/differences.md. Here a few hundred
+sequences with a fixed seed; as many as one likes, and others each time, with
+
+    SEQUENCES=20000 .venv/bin/python -m pytest tests/differential -s
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import SystemRandom
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from tests.differential.compare import Divergence, diverge
+from tests.differential.differences import DIFFERENCES, Difference, explain, passes_over
+from tests.differential.player import Player
+from tests.differential.sequences import Sequence, sequences
+from tests.rigs import GatewayProcess, Mosquitto
+from tests.rigs.needs import require
+
+_COUNT = int(os.environ.get("SEQUENCES", "300"))
+_SEED = 5 if "SEQUENCES" not in os.environ else SystemRandom().getrandbits(32)
+_PATIENCE_S = 0.05
+_DOCUMENT = Path(__file__).parents[2] / "docs" / "differences.md"
+
+
+@dataclass(slots=True)
+class Pair:
+    """Both servers, each with its player, and what was found so far."""
+
+    mosquitto: Player
+    sluicegate: Player
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def compare(self, sequence: Sequence) -> list[Divergence]:
+        """All divergences but those that more patience makes go away."""
+        found = self._compare(sequence, patience_s=0.0)
+        if any(explain(each) is None for each in found):
+            found = self._compare(sequence, patience_s=_PATIENCE_S)
+        return found
+
+    def _compare(self, sequence: Sequence, *, patience_s: float) -> list[Divergence]:
+        theirs = self.mosquitto.play(sequence, patience_s=patience_s)
+        ours = self.sluicegate.play(sequence, patience_s=patience_s)
+        return diverge(sequence, theirs, ours, passes_over)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    require("mosquitto")
+    directory = tmp_path_factory.mktemp("differential")
+    mosquitto = Mosquitto(directory / "mosquitto")
+    mosquitto.start()
+    try:
+        with GatewayProcess(directory / "gateway") as gateway:
+            players = Pair(Player(mosquitto.port), Player(gateway.port))
+            yield players
+            players.mosquitto.close()
+            players.sluicegate.close()
+    finally:
+        mosquitto.stop()
+
+
+def test_generated_sequences_are_answered_alike(pair: Pair) -> None:
+    @seed(_SEED)
+    @settings(
+        max_examples=_COUNT,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(sequences())
+    def run(sequence: Sequence) -> None:
+        divergences = pair.compare(sequence)
+        pair.counts["sequences"] += 1
+        pair.counts["alike in all"] += not divergences
+        for divergence in divergences:
+            difference = explain(divergence)
+            assert difference is not None, f"\n{divergence}"
+            pair.counts[difference.name] += 1
+
+    run()
+    print(
+        f"\nseed {_SEED}", *(f"{count:7,} {name}" for name, count in pair.counts.items()), sep="\n"
+    )
+    assert pair.counts["alike in all"] > _COUNT / 4, "the list swallows what it should not"
+
+
+@pytest.mark.parametrize("difference", DIFFERENCES, ids=lambda each: each.name)
+def test_every_listed_difference_is_still_there(pair: Pair, difference: Difference) -> None:
+    found = [explain(each) for each in pair.compare(difference.example)]
+    assert difference in found
+
+
+def test_the_document_lists_what_the_code_does() -> None:
+    text = _DOCUMENT.read_text()
+    missing = [each.name for each in DIFFERENCES if f"| {each.name} |" not in text]
+    assert missing == []
+    assert text.count("\n| ") == len(DIFFERENCES) + 2, "a row that is not in the code"
