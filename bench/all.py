@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _CHECKOUT = Path(__file__).parents[1]
-_BENCHES = ("ingest", "fanout", "idle", "bridge", "footprint", "micro")
+_BENCHES = ("ingest", "fanout", "idle", "sessions", "bridge", "footprint", "micro")
 _BEGIN, _END = "<!-- report -->", "<!-- /report -->"
 
 

@@ -15,6 +15,9 @@ _LINE = re.compile(r"^(\d+) msg/s  \(n=(\d+), ([\d.]+)s.*p50=(\d+)us p99=(\d+)us
 _FAN_LINE = re.compile(
     r"^\d+ deliveries/s n=(\d+) ([\d.]+)s p50=(\d+)us p99=(\d+)us disordered=(\d+)"
 )
+_AWAY_LINE = re.compile(
+    r"^(\d+) messages ([\d.]+) s, first ([\d.]+) s, disordered=(\d+) extra=(\d+) done=(\d+)"
+)
 _SPARE_DESCRIPTORS = 256
 
 
@@ -111,9 +114,45 @@ def run_fan(program: Path, port: int, shape: FanShape, seconds: float, cores: Co
     return LoadResult(count=int(count), took_s=float(took_s), p50_us=int(p50), p99_us=int(p99))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwayClients:
+    """Clients of persistent sessions, or of none (`replay`). `topic_filter`: %u is the client's
+    number; `expected_count`: messages that each waits for."""
+
+    name: str
+    count: int
+    qos: int
+    topic_filter: str
+    expected_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwayResult:
+    """`took_s`: until the last client had its last message; `first_s`: until the first had."""
+
+    count: int
+    took_s: float
+    first_s: float
+
+
+def run_away(
+    program: Path, port: int, action: str, clients: AwayClients, seconds: float, cores: Cores
+) -> AwayResult:
+    """`action`: leave, return or replay. Raises LoadFailed when it was refused or dropped, had not
+    all in `seconds`, or had messages twice or out of order."""
+    numbers = (action, clients.count, clients.qos, clients.expected_count, seconds)
+    arguments = (port, *numbers, clients.topic_filter, clients.name)
+    name = f"{clients.count} clients {action}"
+    match = _run(program, arguments, name, seconds, cores, _AWAY_LINE)
+    count, took_s, first_s, disordered, extra, _ = match.groups()
+    if int(disordered) or int(extra):
+        raise LoadFailed(f"{name}: {disordered} out of order or twice, {extra} too many")
+    return AwayResult(count=int(count), took_s=float(took_s), first_s=float(first_s))
+
+
 def _run(
     program: Path,
-    numbers: tuple[float, ...],
+    numbers: tuple[float | str, ...],
     name: str,
     seconds: float,
     cores: Cores,
