@@ -19,7 +19,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from signal import SIGTERM
 
@@ -211,7 +211,7 @@ def measure_mosquitto(
             count += run_load(
                 programs["mqttload"], server.port, _LOAD, size.everything / 100_000, cores
             ).count
-        session = AwayClients(name="all", count=1, qos=1, topic_filter="#", expected_count=count)
+        session = replace(session, expected_count=count, are_numbered=False)
         result = run_away(programs["awayload"], server.port, "return", session, _PATIENCE_S, cores)
     finally:
         server.stop()
