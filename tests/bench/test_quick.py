@@ -76,10 +76,11 @@ def test_idle_holds_idle_half_open_silent_and_stuck_connections_at_both_servers(
 def test_sessions_that_were_away_have_every_message_once_and_in_order(tmp_path: Path) -> None:
     require("compiler")
     tables = run("sessions", tmp_path)
-    assert "all together have all, s" in tables[
-        "20 sessions away for 40,000 messages on 200 topics, 100 for each"
-    ]
-    assert len(tables["A subscriber of # away for 5,000 messages: 1,000 msg/s"]) == 3
+    assert (
+        "all together have all, s"
+        in tables["20 sessions away for 40,000 messages on 200 topics, 100 for each"]
+    )
+    assert len(tables["A subscriber of # away for 5,000 messages"]) == 3
 
 
 @pytest.mark.e2e
