@@ -49,6 +49,7 @@ RANGES: Final[Mapping[type, Mapping[str, Range]]] = {
         "topic_levels_max": Range(1, 65_535, "a topic has no more"),
         "delivery_in_flight_max": Range(1, 65_535, "each has a packet identifier of 16 bits"),
         "session_expiry_s_max": _THIRTY_TWO_BITS,
+        "handshake_bytes_max": Range(1 * KIB, 1 * MIB, "so much is read of a client not known yet"),
         "connect_bytes_max": Range(64, 1 * MIB, "so much is held of a client not known yet"),
         "packet_bytes_max": Range(64, 1000 * KIB, "its record must fit into Kafka's default"),
     },
