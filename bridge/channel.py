@@ -21,7 +21,7 @@ from bridge.errors import LogHole
 from bridge.framing import Framer
 from bridge.position import Attempt, Outgoing, ReadPlan
 from bridge.replicator import Replicator
-from bridge.state import attempt_key, decode_attempt, encode_attempt
+from bridge.state import attempt_key, decode_attempt, encode_attempt, known_attempt
 from bridge.status import PartitionStatus
 from bridge.wire import TopicKey
 from log import Committer, CorruptBatch, Log, LogError, OffsetOutOfRange, Partition, StoredBatch
@@ -73,7 +73,10 @@ class Channel:
             start_offset=partition.start_offset,
             durable_end=partition.durable_end,
             cursor=self._saved_cursor,
-            attempt=decode_attempt(log.get_state(self._attempt_key)),
+            attempt=known_attempt(
+                decode_attempt(log.get_state(self._attempt_key)),
+                log.get_state(partition.state_lost_key),
+            ),
             limits=config.limits,
             linger_ms=config.linger_ms,
             rng=rng,

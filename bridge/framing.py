@@ -11,11 +11,9 @@ ones together, records of the tail that are not sealed yet, and what the upstrea
 from __future__ import annotations
 
 import dataclasses
-import struct
 from collections.abc import Sequence
 from typing import Final
 
-import google_crc32c
 import msgspec
 
 from bridge.errors import LogHole
@@ -23,27 +21,28 @@ from bridge.limits import BridgeLimits
 from bridge.position import Identity, Outgoing, ReadPlan, Restamp, Shape, sequence_of
 from log.errors import CorruptBatch
 from log.limits import LogLimits
-from log.rebatch import Block, block_of, frame_block, gather_blocks, merge_blocks
-from log.record_batch import Record, StoredBatch, decode_batch, encode_batch
+from log.rebatch import (
+    Block,
+    block_of,
+    frame_block,
+    gather_blocks,
+    merge_blocks,
+    stamp_producer,
+)
+from log.record_batch import (
+    Record,
+    StoredBatch,
+    decode_batch,
+    encode_batch,
+    parse_header,
+    verify,
+)
 from log.varint import decode_varint
 
 RESENT_HEADER: Final = b"sluicegate.resent"
 TIMESTAMP_HEADER: Final = b"sluicegate.timestamp"
 _NO_SEQUENCE: Final = -1
 _NO_TIMESTAMP: Final = -1
-
-_FRONT: Final = struct.Struct(">qiibI")
-_PRODUCER: Final = struct.Struct(">qhi")
-_CRC: Final = struct.Struct(">I")
-_CRC_POSITION: Final = 17
-_BODY_POSITION: Final = 21
-_PRODUCER_POSITION: Final = 43
-_REST_POSITION: Final = 57
-"""Behind the producer's fields: record count and records, the part that is shared and not copied.
-"""
-
-_LENGTH_POSITION: Final = 12
-_MAGIC: Final = 2
 
 
 class Framer:
@@ -68,6 +67,7 @@ class Framer:
         LogHole if the first record wanted is missing; CorruptBatch if the first batch is damaged.
         What is in order before such a place is given, the rest is met by the next plan.
         """
+        plan = _with_a_clock_that_helps(plan, stored, wall_ms)
         out: list[Outgoing] = []
         blocks: list[Block] = []
         offset = plan.offset
@@ -83,7 +83,7 @@ class Framer:
                     records = [r for r in decode_batch(batch.data) if r.offset >= offset]
                     out += _reworked(records, plan, wall_ms)
                 else:
-                    _verified_rest(batch.data)
+                    verify(batch.data, parse_header(batch.data))
                     blocks.append(self._block(batch, offset))
                 offset = batch.last_offset + 1
             self._flush(blocks, plan, out)
@@ -140,6 +140,20 @@ def _special_until(shape: Shape) -> int:
     return max(shape.mark_until, shape.restamp_until, shape.reframe_until)
 
 
+def _with_a_clock_that_helps(
+    plan: ReadPlan, stored: Sequence[StoredBatch], wall_ms: int
+) -> ReadPlan:
+    """Our "now" replaces only timestamps that are ahead of it: a clock that was set right since.
+    Where none is, the broker takes this very clock for wrong (or the records for too old), and
+    would refuse its "now" as well: they go without a timestamp.
+    """
+    shape = plan.shape
+    refused = [each for each in stored if each.base_offset < shape.restamp_until]
+    if shape.restamp is not Restamp.NOW or any(e.max_timestamp_ms > wall_ms for e in refused):
+        return plan
+    return dataclasses.replace(plan, shape=dataclasses.replace(shape, restamp=Restamp.NONE))
+
+
 def _position_of(block: Block, offset: int) -> int:
     """The byte place of a record in a block's records; offsets in it are contiguous."""
     position, data = 0, block.records
@@ -187,29 +201,16 @@ def _outgoing(
     """A whole batch with the producer's fields and a CRC over them; CorruptBatch if its own is
     wrong.
     """
-    rest = _verified_rest(data)
-    sequence = sequence_of(first_offset) if identity.is_idempotent else _NO_SEQUENCE
-    head = data[_BODY_POSITION:_PRODUCER_POSITION] + _PRODUCER.pack(
-        identity.producer_id, identity.epoch, sequence
+    pieces = stamp_producer(
+        data,
+        producer_id=identity.producer_id,
+        producer_epoch=identity.epoch,
+        base_sequence=sequence_of(first_offset) if identity.is_idempotent else _NO_SEQUENCE,
     )
-    crc = google_crc32c.extend(google_crc32c.value(head), rest)
-    front = _FRONT.pack(0, len(data) - _LENGTH_POSITION, -1, _MAGIC, crc)
     return Outgoing(
         first_offset=first_offset,
         end_offset=end_offset,
         size_bytes=len(data),
-        pieces=(front + head, rest),
+        pieces=pieces,
         resent_count=resent_count,
     )
-
-
-def _verified_rest(data: bytes) -> bytes:
-    """What is behind the producer's fields. A CRC that does not hold must not be replaced by one
-    that does: CorruptBatch.
-    """
-    rest = data[_REST_POSITION:]
-    crc = google_crc32c.extend(google_crc32c.value(data[_BODY_POSITION:_REST_POSITION]), rest)
-    (stored,) = _CRC.unpack_from(data, _CRC_POSITION)
-    if crc != stored:
-        raise CorruptBatch(f"CRC-32C {crc:08x}, stored {stored:08x}")
-    return rest

@@ -68,6 +68,18 @@ class BridgeLimits:
     stuck_after: int = 5
     """Refusals of one batch before its partition is called stuck."""
 
+    split_recover_after: int = 1_000
+    """Batches accepted in a row before one twice as big is tried again, after one was refused for
+    its size: a topic whose max.message.bytes was raised is found out, at the price of one refusal
+    in so many."""
+
+    obstacle_backoff_max_ms: int = 15_000
+    """Between two looks at a topic that is not there and cannot be made, or has too few partitions:
+    only a person changes that."""
+
+    throttle_ms_max: int = 30_000
+    """What is believed of a broker that asks us to wait (throttle_time_ms)."""
+
     contradiction_after: int = 8
     """Refusals for sequence (45) in a row, each after asking Kafka where to go on, before a new
     producer id is taken for the partition."""

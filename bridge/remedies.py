@@ -1,10 +1,10 @@
 """What is tried with records that the upstream refused as they were framed. Sans-I/O, one a
 partition.
 
-Nothing is given up: too large is cut smaller, a refused timestamp is replaced (the first one kept
-in a header), anything else is encoded anew. When that has not helped `stuck_after` times the
-partition is called stuck, and tried slowly for ever: its records stay in the log until a person has
-acted.
+Nothing is given up: too large is cut smaller (and much later tried bigger again), a refused
+timestamp is replaced (the first one kept in a header), anything else is encoded anew. When that
+has not helped `stuck_after` times the partition is called stuck, and tried slowly for ever: its
+records stay in the log until a person has acted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ class Remedies:
 
     def __init__(self, limits: BridgeLimits) -> None:
         self._stuck_after = limits.stuck_after
+        self._batch_bytes_limit = limits.batch_bytes_max
         self._batch_bytes_max = limits.batch_bytes_max
+        self._split_recover_after = limits.split_recover_after
+        self._accepted_count = 0
         self._mark_until = 0
         self._restamp_until = 0
         self._restamp = Restamp.NO
@@ -54,6 +57,11 @@ class Remedies:
 
     def accepted(self) -> None:
         self._refusal_count = 0
+        if self._batch_bytes_max < self._batch_bytes_limit:
+            self._accepted_count += 1
+            if self._accepted_count >= self._split_recover_after:
+                self._accepted_count = 0
+                self._batch_bytes_max = min(self._batch_bytes_limit, 2 * self._batch_bytes_max)
 
     def unreadable(self) -> None:
         """The log could not give the next records: nothing that is sent would help."""
@@ -63,6 +71,7 @@ class Remedies:
         """True when this refusal is the one that makes the partition stuck."""
         if what is Meaning.SPLIT and batch.end_offset - batch.first_offset > 1:
             self._batch_bytes_max = max(1, batch.size_bytes // 2)
+            self._accepted_count = 0
             return False
         if what is Meaning.RESTAMP:
             again = batch.first_offset < self._restamp_until

@@ -9,16 +9,14 @@ asks what it wants.
 The law; each point was tried against Apache Kafka:
 
 1. The cursor moves only on what is replicated: an acks=all answer to the oldest batch in flight
-   while
-   nothing before it failed; or the high watermark passed what the leader said it has. What the
-   leader has decides only where to send on. (known.py)
+   while nothing before it failed; or the high watermark passed what the leader said it has. What
+   the leader has decides only where to send on. (known.py)
 2. After any failure nothing more is sent until all that is in flight was answered or its connection
    is gone; then Kafka is asked. So a batch is never sent again by memory of how it was cut.
 3. A broker that knows nothing of our producer takes any sequence, also one behind a gap. Therefore,
    until one batch of ours is known to be replicated, one goes alone, and none past an open claim.
 4. Where Kafka forgot our producer, what may have been sent and is not known to be replicated is
-   sent
-   again, marked and counted; `attempt`, durable before the first record of it is sent, bounds that.
+   sent again, marked and counted; `attempt`, durable before the first record of it, bounds that.
 5. No record is skipped in silence. What cannot be accepted is framed otherwise (remedies.py), then
    called stuck; what retention or damage took before it was replicated is counted and logged.
 """
@@ -202,12 +200,14 @@ class Replicator:
         if not pipeline.take(plan, ()) or pipeline.in_flight or pipeline.loaded:
             return  # too late, or what comes before it is sent first
         self.error = reason
+        if hole_end is not None and self.known.claim is None:
+            self._skip(pipeline.next_offset, hole_end, reason)
+            return
         if hole_end is None:
             self._remedies.unreadable()
-            self._break()
-            self._back_off(now_ms)
-        else:
-            self._skip(pipeline.next_offset, hole_end, reason)
+        # Passing a hole would count an open claim as replicated (law 1): the claim comes first.
+        self._break()
+        self._back_off(now_ms)
 
     def sent(self) -> Outgoing:
         """The batch of `next_batch` is in a request."""

@@ -57,6 +57,17 @@ def encode_attempt(attempt: Attempt) -> bytes:
     return _ATTEMPT.pack(attempt.until, attempt.at_ms, attempt.mark_until)
 
 
+def known_attempt(kept: Attempt | None, lost_below: bytes | None) -> Attempt | None:
+    """The attempt to go by. Where the log has lost state, records below `lost_below` (as under
+    `Partition.state_lost_key`) may have been sent, though nothing says so any more.
+    """
+    lost = int.from_bytes(lost_below or b"", "big")
+    if lost == 0 or (kept is not None and kept.until >= lost):
+        return kept
+    # Sent long ago, for all we know: so Kafka's knowing nothing of it proves nothing.
+    return Attempt(until=lost, at_ms=0, mark_until=0 if kept is None else kept.mark_until)
+
+
 def decode_attempt(value: bytes | None) -> Attempt | None:
     if value is None or len(value) != _ATTEMPT.size:
         return None

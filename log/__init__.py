@@ -33,7 +33,7 @@ from log.housekeeper import Housekeeper
 from log.limits import LogLimits
 from log.opening import Stream
 from log.partition import Partition
-from log.rebatch import rebatch
+from log.rebatch import rebatch, stamp_producer
 from log.record_batch import (
     BatchHeader,
     Record,
@@ -42,7 +42,6 @@ from log.record_batch import (
     decode_batch,
     encode_batch,
     parse_header,
-    stamp_producer,
 )
 from log.report import Lost, RecoveryReport
 from log.scan import INDEXED_HEADER, Scan, Selection, Wanted

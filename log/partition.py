@@ -31,7 +31,7 @@ from log.record_batch import (
 )
 from log.scan import Scan, Selection, Wanted, block_keys
 from log.segment import Segment
-from log.state import cursor_key
+from log.state import cursor_key, state_lost_key
 from log.streams import StreamSpec
 from log.tail import Tail
 from log.topic_scan import Filler
@@ -91,6 +91,13 @@ class Partition:
 
     def __repr__(self) -> str:
         return f"<Partition {self.stream}-{self.index} {self.start_offset}..{self.durable_end}>"
+
+    @property
+    def state_lost_key(self) -> bytes:
+        """Where the durable state keeps the offset (i64, big-endian) below which it may have
+        forgotten cursors, and what their owners knew: a checkpoint or journal frames were lost.
+        """
+        return state_lost_key(self.partition_id)
 
     def cursor_key(self, name: str) -> bytes:
         """Where the durable state keeps the cursor of that name."""

@@ -1,4 +1,4 @@
-"""Cutting and merging batches: the same records under other boundaries.
+"""Cutting and merging batches, and giving them a producer: the same records in other batches.
 
 Records carry deltas from their batch's base, so a record that moves to another batch has its two
 deltas written again; key, value and headers are copied as they are. About 0.8 µs a record: for
@@ -7,11 +7,18 @@ small batches that become one big one, never for the big ones of a loaded gatewa
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
+
+import google_crc32c
 
 from log.errors import CorruptBatch
 from log.record_batch import (
+    BODY_POSITION,
+    LENGTH_POSITION,
+    MAGIC,
     StoredBatch,
     batch_records,
     frame_batch,
@@ -19,6 +26,12 @@ from log.record_batch import (
     stored_batch,
 )
 from log.varint import decode_varint, varint
+
+_FRONT: Final = struct.Struct(">qiibI")
+_PRODUCER: Final = struct.Struct(">qhi")
+_PRODUCER_POSITION: Final = 43
+_REST_POSITION: Final = _PRODUCER_POSITION + _PRODUCER.size
+"""Behind the producer's fields: record count and records."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,3 +159,23 @@ def gather_blocks(blocks: Sequence[Block], *, bytes_max: int, records_max: int) 
         count += block.record_count
     close()
     return out
+
+
+def stamp_producer(
+    data: bytes, *, producer_id: int, producer_epoch: int, base_sequence: int
+) -> tuple[bytes, bytes]:
+    """A whole batch as a producer sends it, in two pieces: base offset 0, its id, epoch and
+    sequence, and a new CRC-32C; and the rest, as it is.
+
+    A CRC that does not hold must not be replaced by one that does: CorruptBatch.
+    """
+    rest = data[_REST_POSITION:]
+    stored = parse_header(data).crc
+    crc = google_crc32c.extend(google_crc32c.value(data[BODY_POSITION:_REST_POSITION]), rest)
+    if crc != stored:
+        raise CorruptBatch(f"CRC-32C {crc:08x}, stored {stored:08x}")
+    head = data[BODY_POSITION:_PRODUCER_POSITION] + _PRODUCER.pack(
+        producer_id, producer_epoch, base_sequence
+    )
+    crc = google_crc32c.extend(google_crc32c.value(head), rest)
+    return _FRONT.pack(0, len(data) - LENGTH_POSITION, -1, MAGIC, crc) + head, rest

@@ -54,8 +54,6 @@ BATCH_BYTES_MAX: Final = 64 * 1024 * 1024
 
 _BODY: Final = struct.Struct(">hiqqqhii")
 _FRONT: Final = struct.Struct(">qiibI")
-_PRODUCER: Final = struct.Struct(">qhi")
-_PRODUCER_POSITION: Final = 43
 
 Header = tuple[bytes, bytes]
 KnownHeaders = dict[bytes, tuple[Header, ...]]
@@ -231,21 +229,6 @@ def frame_batch(
     crc = google_crc32c.extend(google_crc32c.value(body), records)
     length = HEADER_BYTES - LENGTH_POSITION + len(records)
     return b"".join((_FRONT.pack(base_offset, length, 0, MAGIC, crc), body, records))
-
-
-def stamp_producer(
-    data: bytes, *, producer_id: int, producer_epoch: int, base_sequence: int
-) -> bytes:
-    """The batch as a producer sends it: base offset 0, its id, epoch and sequence, a new CRC."""
-    body = b"".join(
-        (
-            data[BODY_POSITION:_PRODUCER_POSITION],
-            _PRODUCER.pack(producer_id, producer_epoch, base_sequence),
-            data[_PRODUCER_POSITION + _PRODUCER.size :],
-        )
-    )
-    length = len(body) + BODY_POSITION - LENGTH_POSITION
-    return _FRONT.pack(0, length, -1, MAGIC, google_crc32c.value(body)) + body
 
 
 def encode_record(record: Record, *, base_offset: int, base_timestamp_ms: int) -> bytes:

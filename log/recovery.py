@@ -51,6 +51,8 @@ class Recovery:
         self._lost: dict[tuple[str, int], list[tuple[int, int]]] = {}
         self._met_since_damage: set[int] = set()
         """Partitions of which a frame behind the last damage said where they were."""
+        self._state_lost = False
+        """Changes of the durable state are gone: cursors may be missing, or too old."""
         self._seal_soon: set[int] = set()
         """Partitions brought back from journal frames that are not held any more."""
 
@@ -70,6 +72,7 @@ class Recovery:
         self._replay(checkpoint, short=self._short(points))
         self._seal_again()
         self._account(points)
+        self._keep_state_lost()
         self._create_missing(by_name)
         for partition in self.partitions.values():
             partition.topic_bytes_max //= len(self.partitions)
@@ -233,12 +236,8 @@ class Recovery:
         if astray:
             first = journal.oldest(older, sequence)
             if first:
-                if checkpoint and first.sequence > state_from:
-                    self.report.checkpoint_problems.append(
-                        f"journal frames {state_from}..{first.sequence - 1} were used again since:"
-                        " what they changed in cursors and sessions is lost"
-                    )
                 sequence, position = first.sequence, first.position
+            self._note_astray(checkpoint, state_from, first)
         for frame in older:
             if frame.sequence < sequence:
                 self._replay_frame(frame, only=short, with_state=False)
@@ -246,11 +245,42 @@ class Recovery:
         for found in journal.read(sequence, position, synced_sequence=state_from - 1):
             if isinstance(found, Damage):
                 self.report.journal_damage.append(found)
+                self._state_lost = True
                 self._met_since_damage.clear()
             else:
                 self.report.frames_replayed += 1
                 self._replay_frame(found, only=None, with_state=found.sequence >= state_from)
         self.report.torn_frame = journal.torn
+
+    def _note_astray(
+        self, checkpoint: Checkpoint | None, state_from: int, first: FoundFrame | None
+    ) -> None:
+        """Says what cannot be known without the newest checkpoint."""
+        problems = self.report.checkpoint_problems
+        if checkpoint is None and not problems and (first or self._hold_records()):
+            problems.append("there is none")
+        if first and first.sequence > state_from:
+            self._state_lost = True
+            problems.append(
+                f"journal frames {state_from}..{first.sequence - 1} were used again since:"
+                " what they changed in cursors and sessions is lost"
+            )
+        elif checkpoint is None and not first and self._hold_records():
+            self._state_lost = True
+            problems.append("nor is there a journal: cursors and sessions are lost")
+
+    def _hold_records(self) -> bool:
+        return any(partition.sealed_end for partition in self.partitions.values())
+
+    def _keep_state_lost(self) -> None:
+        """Durable with the checkpoint that ends this start: owners of cursors may come later."""
+        if not self._state_lost:
+            return
+        self.report.state_lost = True
+        self.state.restore(
+            StateChange(key=partition.state_lost_key, value=partition.end_offset.to_bytes(8, "big"))
+            for partition in self.partitions.values()
+        )
 
     def _replay_frame(self, frame: FoundFrame, *, only: set[int] | None, with_state: bool) -> None:
         for entry in parse_entries(frame.entries):

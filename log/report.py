@@ -30,6 +30,8 @@ class RecoveryReport:
     frames_replayed: int = 0
     records_replayed: int = 0
     torn_frame: bool = False
+    state_lost: bool = False
+    """Cursors, sessions and the like may be missing, or older than they were."""
     checkpoint_problems: list[str] = field(default_factory=list)
     partition_problems: list[str] = field(default_factory=list)
     journal_damage: list[Damage] = field(default_factory=list)
@@ -42,13 +44,18 @@ class RecoveryReport:
 
     def lines(self) -> list[str]:
         """One sentence for each thing an operator should know."""
-        out = [f"checkpoint damaged: {problem}" for problem in self.checkpoint_problems]
+        out = [f"checkpoint damaged or missing: {problem}" for problem in self.checkpoint_problems]
         out += self.partition_problems
         out += [
             f"journal damaged: frames {damage.first_sequence}..{damage.next_sequence - 1}"
             f" at position {damage.position} do not hold their checksum"
             for damage in self.journal_damage
         ]
+        if self.state_lost:
+            out.append(
+                "state lost: what was sent already cannot be known for sure, and may be sent again,"
+                " marked"
+            )
         out += self.segments_cut
         out += [
             f"lost: {lost.stream}-{lost.partition} offsets {lost.first_offset}"

@@ -17,6 +17,11 @@ def cursor_key(name: str, stream: str, index: int) -> bytes:
     return f"cursor/{name}/{stream}/{index}".encode()
 
 
+def state_lost_key(partition_id: int) -> bytes:
+    """Where is kept up to which offset of a partition (i64) state was lost that spoke of it."""
+    return b"state-lost/%d" % partition_id
+
+
 class DurableState:
     def __init__(self) -> None:
         self._values: dict[bytes, bytes] = {}

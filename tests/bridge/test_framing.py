@@ -157,6 +157,16 @@ def test_a_refused_timestamp_is_replaced_and_kept(restamp: Restamp, expected_ms:
         assert after.headers == (*before.headers, kept)
 
 
+def test_where_our_own_clock_is_what_is_refused_its_now_is_not_tried() -> None:
+    """The records are not ahead of it: "now" would be as far ahead of the broker as they are."""
+    plan = _plan(100, restamp=Restamp.NOW, restamp_until=200)
+    newest = max(each.timestamp_ms for each in _records(100, 100))
+    out = _framer().frame(plan, [_stored(100, 100)], wall_ms=newest)
+    for before, after in zip(_records(100, 100), _sent(out), strict=True):
+        assert after.timestamp_ms == -1
+        assert after.headers[-1] == (TIMESTAMP_HEADER, str(before.timestamp_ms).encode())
+
+
 @pytest.mark.parametrize("position", [22, 58, 70])
 def test_a_damaged_batch_is_never_given_a_crc_that_holds(position: int) -> None:
     batch = _stored(0, 300)

@@ -6,6 +6,7 @@ from random import Random
 
 import pytest
 
+from bridge.codes import Meaning
 from bridge.limits import BridgeLimits
 from bridge.position import (
     SEQUENCES,
@@ -18,7 +19,9 @@ from bridge.position import (
     State,
     offset_after,
 )
+from bridge.remedies import Remedies
 from bridge.replicator import Replicator
+from bridge.state import known_attempt
 
 _MINE = Identity(producer_id=7, epoch=0)
 _HOUR_MS = 3_600_000
@@ -381,3 +384,54 @@ def test_an_attempt_of_the_future_is_not_young() -> None:
     driver = Driver(cursor=None, attempt=Attempt(until=50, at_ms=10_000_000 + _HOUR_MS))
     driver.stands(None)
     assert driver.plan().shape.mark_until == 50
+
+
+def test_a_hole_behind_an_open_claim_is_not_passed_before_the_claim_counts() -> None:
+    """The cursor would jump over what only the leader has (law 1)."""
+    driver = Driver()
+    driver.flowing()
+    driver.core.lost()
+    driver.stands(39, log_end=40, watermark=30)
+    driver.core.load_failed(driver.plan(), "removed", driver.now_ms, hole_end=60)
+    assert (driver.core.cursor, driver.core.counts.dropped) == (10, 0)
+    driver.wait()
+    driver.stands(39, log_end=40, watermark=40)
+    assert driver.core.cursor == 40
+    driver.core.load_failed(driver.plan(), "removed", driver.now_ms, hole_end=60)
+    assert (driver.core.cursor, driver.core.counts.dropped) == (60, 20)
+
+
+def test_a_batch_size_that_was_lowered_grows_again_slowly() -> None:
+    """A topic's max.message.bytes may have been raised; it was low for the process's life."""
+    limits = BridgeLimits(split_recover_after=3)
+    remedies = Remedies(limits)
+    batch = Outgoing(first_offset=0, end_offset=10, size_bytes=500 * 1024, pieces=())
+    remedies.refused(Meaning.SPLIT, batch)
+    sizes = []
+    for _ in range(7):
+        remedies.accepted()
+        sizes.append(remedies.shape().batch_bytes_max // 1024)
+    assert sizes == [250, 250, 500, 500, 500, 960, 960]
+
+
+def test_where_the_log_has_lost_its_state_all_that_may_be_upstream_is_marked() -> None:
+    attempt = known_attempt(None, (60).to_bytes(8, "big"))
+    driver = Driver(attempt=attempt)
+    driver.stands(None)
+    assert driver.plan().shape.mark_until == 60
+    assert driver.core.counts.forgotten == 1
+
+
+def test_where_the_log_has_lost_its_state_kafka_is_still_believed() -> None:
+    """An older checkpoint: what it says may have been sent is less than what was."""
+    attempt = known_attempt(Attempt(until=20, at_ms=5), (60).to_bytes(8, "big"))
+    driver = Driver(cursor=10, attempt=attempt)
+    driver.stands(59, log_end=60, watermark=60)
+    assert (driver.core.cursor, driver.core.counts.renewed) == (60, 0)
+
+
+def test_an_attempt_beyond_what_was_lost_stays_as_it_is() -> None:
+    kept = Attempt(until=100, at_ms=5)
+    assert known_attempt(kept, (60).to_bytes(8, "big")) is kept
+    assert known_attempt(kept, None) is kept
+    assert known_attempt(None, None) is None

@@ -189,7 +189,8 @@ def test_a_journal_nobody_can_read_is_not_thrown_away_in_silence(data: Path) -> 
         opened(data)
     (data / "journal").unlink()
     log = opened(data)
-    assert len(log.recovery.checkpoint_problems) == 2
+    assert len(log.recovery.checkpoint_problems) == 3
+    assert log.recovery.state_lost
     assert len(values(log.partition("mqtt", 0))) == 150
     log.close()
 
@@ -243,6 +244,52 @@ def test_with_no_checkpoint_left_the_files_say_what_is_there(
     assert log.recovery.lost == []
     assert {f"{p.stream}-{p.index}": values(p) for p in log.partitions.values()} == whole
     assert log.get_state(b"state") == b"199"
+    log.close()
+
+
+def test_checkpoints_that_are_gone_are_said_and_what_state_they_had_is_known_to_be_lost(
+    tmp_path: Path,
+) -> None:
+    """It was clean in silence, and all of it was sent upstream again, unmarked."""
+    data = tmp_path / "data"
+    log = Log.open(data, STREAMS, limits=SMALL, now_ms=Clock())
+    partition = log.partition("mqtt", 0)
+    for number in range(90):  # more than the journal holds, so that frames are used again
+        if number < 5:
+            log.set_cursor("central", partition, number)
+        put(log, partition, b"%d" % number * 200)
+        if number % 10 == 9:
+            seal(log, partition)
+            checkpoint(log)
+    killed(log)
+    for path in data.glob("checkpoint*"):
+        path.unlink()
+    log = Log.open(data, STREAMS, limits=SMALL, now_ms=Clock())
+    partition = log.partition("mqtt", 0)
+    assert log.cursor("central", partition) is None
+    assert not log.recovery.clean
+    assert log.recovery.lines()[0] == "checkpoint damaged or missing: there is none"
+    assert log.recovery.state_lost
+    assert log.get_state(partition.state_lost_key) == partition.end_offset.to_bytes(8, "big")
+    killed(log)
+    log = Log.open(data, STREAMS, limits=SMALL, now_ms=Clock())
+    assert log.recovery.clean  # said once, and kept for who has to know
+    assert log.get_state(partition.state_lost_key) == (90).to_bytes(8, "big")
+    log.close()
+
+
+def test_checkpoints_that_are_gone_while_the_journal_holds_all_lose_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    log = opened(data)
+    log.set_cursor("central", log.partition("mqtt", 0), 7)
+    put(log, log.partition("mqtt", 0), b"x")
+    killed(log)
+    for path in data.glob("checkpoint*"):
+        path.unlink()
+    log = opened(data)
+    assert log.recovery.lines() == ["checkpoint damaged or missing: there is none"]
+    assert not log.recovery.state_lost
+    assert log.cursor("central", log.partition("mqtt", 0)) == 7
     log.close()
 
 

@@ -5,12 +5,28 @@ from __future__ import annotations
 import itertools
 
 import pytest
+from aiokafka.record.default_records import DefaultRecordBatch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from log.errors import CorruptBatch
-from log.rebatch import block_of, frame_block, gather_blocks, merge_blocks, rebatch
-from log.record_batch import Record, StoredBatch, decode_batch, encode_batch, stored_batch
+from log.rebatch import (
+    block_of,
+    frame_block,
+    gather_blocks,
+    merge_blocks,
+    rebatch,
+    stamp_producer,
+)
+from log.record_batch import (
+    HEADER_BYTES,
+    Record,
+    StoredBatch,
+    decode_batch,
+    encode_batch,
+    parse_header,
+    stored_batch,
+)
 from tests.log.strategies import levels, records, searched
 
 
@@ -112,3 +128,31 @@ def test_merging_one_block_changes_nothing_but_its_base() -> None:
     found = [Record(offset=7, timestamp_ms=9, key=b"k", value=b"v", headers=((b"a", b"b"),))]
     block = block_of(stored_batch(encode_batch(found)))
     assert merge_blocks([block]) == block
+
+
+@searched
+@given(
+    records(),
+    st.integers(0, 2**40),
+    st.integers(0, 2**15 - 1),
+    st.integers(0, 2**31 - 1),
+)
+def test_a_stamped_batch_is_a_producers(
+    found: list[Record], producer_id: int, epoch: int, sequence: int
+) -> None:
+    data = encode_batch(found, compression_level=3)
+    pieces = stamp_producer(
+        data, producer_id=producer_id, producer_epoch=epoch, base_sequence=sequence
+    )
+    stamped = b"".join(pieces)
+    header = parse_header(stamped)
+    assert header.base_offset == 0
+    assert (header.producer_id, header.producer_epoch) == (producer_id, epoch)
+    assert header.base_sequence == sequence
+    assert stamped[HEADER_BYTES:] == data[HEADER_BYTES:]
+    assert [(r.timestamp_ms, r.key, r.value, r.headers) for r in decode_batch(stamped)] == [
+        (r.timestamp_ms, r.key, r.value, r.headers) for r in found
+    ]
+    batch = DefaultRecordBatch(stamped)
+    assert batch.validate_crc()
+    assert batch.producer_id == producer_id

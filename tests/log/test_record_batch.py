@@ -24,7 +24,6 @@ from log.record_batch import (
     encode_batch,
     frame_batch,
     parse_header,
-    stamp_producer,
     stored_batch,
 )
 from tests.log.strategies import levels, records, searched
@@ -141,33 +140,6 @@ def test_kio_reads_it(found: list[Record]) -> None:
         (each.offset, each.timestamp_ms // 1000, each.key, each.value, each.headers)
         for each in found
     ]
-
-
-@searched
-@given(
-    records(),
-    st.integers(0, 2**40),
-    st.integers(0, 2**15 - 1),
-    st.integers(0, 2**31 - 1),
-)
-def test_a_stamped_batch_is_a_producers(
-    found: list[Record], producer_id: int, epoch: int, sequence: int
-) -> None:
-    data = encode_batch(found, compression_level=3)
-    stamped = stamp_producer(
-        data, producer_id=producer_id, producer_epoch=epoch, base_sequence=sequence
-    )
-    header = parse_header(stamped)
-    assert header.base_offset == 0
-    assert (header.producer_id, header.producer_epoch) == (producer_id, epoch)
-    assert header.base_sequence == sequence
-    assert stamped[HEADER_BYTES:] == data[HEADER_BYTES:]
-    assert [(r.timestamp_ms, r.key, r.value, r.headers) for r in decode_batch(stamped)] == [
-        (r.timestamp_ms, r.key, r.value, r.headers) for r in found
-    ]
-    batch = DefaultRecordBatch(stamped)
-    assert batch.validate_crc()
-    assert batch.producer_id == producer_id
 
 
 def test_a_template_fits_values_of_any_size() -> None:
