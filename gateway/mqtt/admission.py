@@ -124,8 +124,8 @@ def _let_in(
         )
     )
     session.unlogged = None
-    broker.deliveries.used(session)
     broker.catchup.attach(session, None if window is None else window.positions)
+    broker.deliveries.used(session)
     broker.listener.client_connected(
         client_id,
         level=packet.level,

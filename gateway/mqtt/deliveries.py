@@ -91,9 +91,7 @@ class Deliveries:
     # -- of the broker's part in the group commit
 
     def cut(self) -> RoundDeliveries:
-        published = self._published
-        if published:
-            self._published = []
+        published, self._published = self._published, []
         ends = [(each.partition_id, each.end_offset) for each in self.appended]
         self.appended.clear()
         return RoundDeliveries(published, ends)
