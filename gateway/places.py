@@ -107,7 +107,7 @@ def _why_not_bound(error: OSError, address: Address) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
             f"port {address.port} is in use by another program (maybe another MQTT broker). "
-            "Stop that one, or give another --listen"
+            "Stop that one, or give another address"
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return (
@@ -118,7 +118,7 @@ def _why_not_bound(error: OSError, address: Address) -> str:
         return (
             f"this user may not listen on port {address.port}. Ports from 1024 on are free to all"
         )
-    return f"cannot listen ({error.strerror}). Give another --listen"
+    return f"cannot listen ({error.strerror}). Give another address"
 
 
 def open_log(config: GatewayConfig) -> Log:

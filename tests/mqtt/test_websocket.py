@@ -131,6 +131,13 @@ class Page:
             (length,) = struct.unpack(">Q", self._file.read(8))
         return head[0] & 0x0F, self._file.read(length)
 
+    def is_closed_within(self, seconds: float) -> bool:
+        self._socket.settimeout(seconds)
+        try:
+            return self._socket.recv(1) == b""
+        except TimeoutError:
+            return False
+
     def connect(self, client_id: str) -> None:
         self.send(frame(connect_packet(client_id, V311)))
         assert self.next() == (BINARY, CONNACK)
@@ -276,8 +283,9 @@ def test_disconnect_of_the_client_closes_the_websocket_properly(
         # The socket is open until the client has said so too, or does not within 2 s.
         page.send(frame(b"\xc0\0"))
         if is_answered:
+            assert not page.is_closed_within(0.5)
             page.send(frame(struct.pack(">H", 1000), CLOSE))
-        assert page.next() is None
+        assert page.is_closed_within(5)
 
 
 @pytest.mark.parametrize(
@@ -342,6 +350,21 @@ def test_pings_alone_do_not_hold_a_place(gateway: GatewayProcess) -> None:
                 return
             threading.Event().wait(0.2)
         pytest.fail("still open")
+
+
+def test_many_bytes_and_no_connect_are_too_many(gateway: GatewayProcess) -> None:
+    """16 KiB of CONNECT, and 16 KiB of what is below it, are read of a stranger."""
+    with Page.open(WS) as page:
+        try:
+            for _ in range(500):
+                page.send(frame(bytes(125), PING))
+        except OSError:
+            pass
+        wait_for(
+            lambda: "bytes and no CONNECT" in gateway.output_since_start(),
+            timeout=1.5,
+            what="the end, long before the time-out",
+        )
 
 
 def test_large_messages_go_both_ways_in_order(gateway: GatewayProcess) -> None:
