@@ -17,9 +17,9 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-from gateway.mqtt.delivery import Delivery, Message, encode_delivery
 from gateway.mqtt.fanout import Counters, Output
 from gateway.mqtt.matching import Matcher, target_at
+from gateway.mqtt.messages import Delivery, Message, encode_delivery
 from gateway.mqtt.positions import InFlight, Positions, decode_positions
 from gateway.mqtt.session import Reading, Session, Target
 from gateway.mqtt.sessions import SessionTable

@@ -16,7 +16,7 @@ A peer's fault raises a PeerError somewhere below `receive`, which ends the conn
 from typing import TYPE_CHECKING
 
 from gateway.mqtt.authentication import Authenticator
-from gateway.mqtt.control import handle_control
+from gateway.mqtt.control import handle_control, handle_pubacks
 from gateway.mqtt.decode import Frame, next_frame
 from gateway.mqtt.endpoint import Endpoint, Wire
 from gateway.mqtt.entrance import take
@@ -234,7 +234,10 @@ class Connection(Endpoint):
                     self._store(run, values, ids)
                     values = []
                     ids = []
-                    handle_control(self, self._broker, first_byte, Reader(data, body, stop))
+                    if first_byte == 0x40:
+                        stop = handle_pubacks(self, self._broker, data, position, body, stop)
+                    else:
+                        handle_control(self, self._broker, first_byte, Reader(data, body, stop))
                     position = stop
                     if self.is_ended:
                         return end

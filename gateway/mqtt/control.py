@@ -4,6 +4,7 @@ Owns SUBSCRIBE, UNSUBSCRIBE, the acknowledgements of deliveries, PUBREL, PINGREQ
 Whatever changes durable state is answered when that is durable.
 """
 
+from struct import unpack
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from gateway.mqtt.endpoint import Endpoint
 
 _FAILURE_3_1_1 = 0x80
+_PUBACKS_MAX = 256
+"""Looked at together; were it a whole read, one other packet in it would be found each time."""
 
 
 def handle_control(
@@ -87,6 +90,28 @@ def handle_control(
             connection.enhanced.received(packet)
         case _:
             raise ProtocolError(f"{type(packet).__name__} from a client")
+
+
+def handle_pubacks(
+    connection: "Endpoint", broker: "Broker", data: bytes, position: int, body: int, stop: int
+) -> int:
+    """The PUBACK in data[position:stop], and those that follow it where there is nothing else, and
+    no reason code: a subscriber's for all that it has read. Returns where it has got to."""
+    session = connection.session
+    count = min((len(data) - position) // 4, _PUBACKS_MAX)
+    end = position + 4 * count
+    if (
+        session is None
+        or connection.is_ended
+        or data[position:end:4] != b"\x40" * count
+        or data[position + 1 : end : 4] != b"\x02" * count
+        or 0 in (packet_ids := unpack(f">{2 * count}H", data[position:end])[1::2])
+    ):
+        handle_control(connection, broker, data[position], Reader(data, body, stop))
+        return stop
+    connection.answer(session.outbox.all_acknowledged(packet_ids, broker.now_ms()))
+    broker.deliveries.used(session)
+    return end
 
 
 def _release(connection: "Endpoint", broker: "Broker", session: Session, packet: PubRel) -> None:

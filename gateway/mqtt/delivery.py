@@ -8,89 +8,16 @@ log (`first_missed`), to be read from there. Only what is in no log is dropped, 
 """
 
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Sequence
+from itertools import islice
 
 from gateway.mqtt.encode import encode_packet
+from gateway.mqtt.messages import NOT_IN_THE_LOG, Batch, Delivery, Message, encode_delivery
 from gateway.mqtt.packets import LEVEL_5_0, PubRel
 from gateway.mqtt.positions import InFlight, Positions
-from gateway.mqtt.properties import NO_PROPERTIES, Properties, encode_properties
 from gateway.mqtt.reason_codes import ReasonCode
-from gateway.mqtt.wire import encode_binary, encode_varint
 
 PACKET_ID_MAX = 65_535
-NOT_IN_THE_LOG = -1
-_MESSAGE_OVERHEAD_BYTES = 400
-"""Memory of a message that waits, beside its payload: measured. Queues are bounded by memory."""
-
-
-class Message(NamedTuple):
-    """A message as it was published: `topic` as UTF-8, `properties` of a 5.0 publisher, which were
-    `properties_bytes` on the wire; where it is in the log, and since when (ms since 1970)."""
-
-    topic: bytes
-    payload: bytes
-    retain: bool = False
-    properties: Properties = NO_PROPERTIES
-    expires_at_ms: int | None = None
-    properties_bytes: int = 0
-    partition_id: int = NOT_IN_THE_LOG
-    offset: int = 0
-    time_ms: int = 0
-
-    @property
-    def size_bytes(self) -> int:
-        """What it takes in memory, about."""
-        return len(self.payload) + self.properties_bytes + _MESSAGE_OVERHEAD_BYTES
-
-
-class Delivery(NamedTuple):
-    """A message for one subscriber; `extra` are user properties of ours; `group` is the number of
-    the shared subscription it came by, 0 for the subscriber's own."""
-
-    message: Message
-    qos: int
-    retain: bool
-    subscription_ids: tuple[int, ...]
-    extra: tuple[tuple[str, str], ...] = ()
-    group: int = 0
-    sent_count: int = 0
-
-
-def encode_delivery(
-    delivery: Delivery, level: int, packet_id: int, now_ms: int, *, dup: bool = False
-) -> bytes:
-    """A PUBLISH to a subscriber; publisher's properties are passed on unaltered (3.3.2.3)."""
-    message = delivery.message
-    parts = [encode_binary(message.topic)]
-    if delivery.qos:
-        parts.append(packet_id.to_bytes(2))
-    if level == LEVEL_5_0:
-        parts.append(_delivery_properties(delivery, now_ms))
-    parts.append(message.payload)
-    first_byte = 0x30 | dup << 3 | delivery.qos << 1 | delivery.retain
-    size = sum(map(len, parts))
-    return b"".join((bytes((first_byte,)), encode_varint(size), *parts))
-
-
-def _delivery_properties(delivery: Delivery, now_ms: int) -> bytes:
-    given = delivery.message.properties
-    if given is NO_PROPERTIES and not delivery.subscription_ids and not delivery.extra:
-        return b"\0"
-    expires_at_ms = delivery.message.expires_at_ms
-    return encode_properties(
-        Properties(
-            payload_format=given.payload_format,
-            # [MQTT-3.3.2-6] what is left of it, for the message has waited here.
-            message_expiry_s=None
-            if expires_at_ms is None
-            else max(0, (expires_at_ms - now_ms) // 1000),
-            content_type=given.content_type,
-            response_topic=given.response_topic,
-            correlation_data=given.correlation_data,
-            subscription_ids=delivery.subscription_ids,
-            user_properties=given.user_properties + delivery.extra,
-        )
-    )
 
 
 class Outbox:
@@ -228,6 +155,51 @@ class Outbox:
         self._wait(delivery)
         return b""
 
+    def send_batch(self, batch: Batch) -> int:
+        """How many of a batch of QoS 1, from the first on, go out now as they are, with its packet
+        identifiers; the rest is to be pushed."""
+        in_flight = self._in_flight
+        count = min(self._window - len(in_flight), len(batch.in_flight))
+        if (
+            count <= 0
+            or self._queue
+            or self._unsent
+            or self.first_missed
+            or (self._bytes and self._bytes + batch.size_bytes > self._bytes_max)
+            or (self._packet_bytes_max is not None and batch.largest_bytes > self._packet_bytes_max)
+            or not in_flight.keys().isdisjoint(batch.in_flight)
+        ):
+            return 0
+        self.is_changed = True
+        self.last_id = batch.first_id + count - 1
+        if count == len(batch.in_flight):
+            in_flight.update(batch.in_flight)
+            self._bytes += batch.size_bytes
+            return count
+        for packet_id, delivery in islice(batch.in_flight.items(), count):
+            in_flight[packet_id] = delivery
+            self._bytes += delivery.message.size_bytes
+        return count
+
+    def wait_batch(self, batch: Batch, sent_count: int) -> bool:
+        """Puts all but the first `sent_count` into the queue; False where `push` has to decide."""
+        size = batch.size_bytes
+        if (
+            self.first_missed
+            or self._bytes + size > self._bytes_max
+            or not (self._queue or sent_count)
+        ):
+            return False
+        waiting = list(islice(batch.in_flight.values(), sent_count, None))
+        if sent_count:
+            size = sum([delivery.message.size_bytes for delivery in waiting])
+        partition_id = waiting[0].message.partition_id
+        self._queue.extend(waiting)
+        self._queued[partition_id] = self._queued.get(partition_id, 0) + len(waiting)
+        self._queue_bytes += size
+        self._bytes += size
+        return True
+
     def takes(self, size_bytes: int, waiting_bytes_max: int) -> bool:
         """Whether `push` would take a message of that size, with so much in the queue at most."""
         return self._queue_bytes < waiting_bytes_max and (
@@ -258,6 +230,20 @@ class Outbox:
         if known is not None and known.qos == 1:
             self._taken(packet_id)
             del self._in_flight[packet_id]
+        return self._fill(now_ms)
+
+    def all_acknowledged(self, packet_ids: Sequence[int], now_ms: int) -> bytes:
+        """Several PUBACKs that came together."""
+        in_flight = self._in_flight
+        for packet_id in packet_ids:
+            known = in_flight.get(packet_id)
+            if known.__class__ is Delivery and known.qos == 1 and not self._unsent:
+                self._bytes -= known.message.size_bytes
+                del in_flight[packet_id]
+            elif known is not None and known.qos == 1:
+                self._taken(packet_id)
+                del in_flight[packet_id]
+        self.is_changed = True
         return self._fill(now_ms)
 
     def received(self, packet_id: int, code: int, now_ms: int) -> bytes:

@@ -3,7 +3,8 @@
 Owns the choice between sending, queueing and dropping, per subscriber: QoS 0 goes to who takes
 bytes now, QoS 1 and 2 into the session's outbox, which sends or keeps them; whose outbox is full
 reads from the log from there on. A connection gets one write for a round, unless the round is
-big. A message of QoS 0 is encoded once for all who get the same bytes.
+big. A run of messages is encoded once for all who get the same bytes, packet identifiers included
+(`messages.Batch`); only who cannot take all of it at once gets packets of its own.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.ingest import Route
-from gateway.mqtt.delivery import Delivery, Message, encode_delivery
+from gateway.mqtt.messages import Batch, Delivery, Message, encode_delivery, messages_of_run
 from gateway.mqtt.properties import Properties
 
 if TYPE_CHECKING:
@@ -66,23 +67,18 @@ def deliver(
             continue
         expiry_s = published.properties.message_expiry_s
         expires_at_ms = None if expiry_s is None else published.received_at_ms + expiry_s * 1000
-        topic = route.topic.encode()
-        partition_id = route.partition.partition_id
-        offset = published.first_offset
-        for payload in published.payloads:
-            message = Message(
-                topic,
-                payload,
-                published.retain,
-                published.properties,
-                expires_at_ms,
-                published.properties_bytes,
-                partition_id,
-                offset,
-                published.time_ms,
-            )
-            _deliver_one(message, published, counters, now_ms, output)
-            offset += 1
+        first = Message(
+            route.topic.encode(),
+            published.payloads[0],
+            published.retain,
+            published.properties,
+            expires_at_ms,
+            published.properties_bytes,
+            route.partition.partition_id,
+            published.first_offset,
+            published.time_ms,
+        )
+        _deliver_run(_Run(first, published, sessions, now_ms), counters, now_ms, output)
     return output
 
 
@@ -92,11 +88,23 @@ class Output:
     def __init__(self) -> None:
         self._parts: dict[Endpoint, list[bytes]] = {}
         self._size_bytes = 0
+        """Of what is gathered, what many have in common once."""
         self.sessions: set[Session] = set()
 
     def add(self, connection: "Endpoint", data: bytes) -> None:
-        self._parts.setdefault(connection, []).append(data)
-        self._size_bytes += len(data)
+        self.add_shared(connection, data)
+        self.made(len(data))
+
+    def add_shared(self, connection: "Endpoint", data: bytes) -> None:
+        parts = self._parts.get(connection)
+        if parts is None:
+            self._parts[connection] = [data]
+        else:
+            parts.append(data)
+
+    def made(self, size_bytes: int) -> None:
+        """Something to be written takes memory."""
+        self._size_bytes += size_bytes
         if self._size_bytes > _GATHERED_BYTES_MAX:
             self.write()
 
@@ -105,42 +113,99 @@ class Output:
         parts, self._parts = self._parts, {}
         self._size_bytes = 0
         for connection, pieces in parts.items():
-            connection.send(b"".join(pieces))
+            connection.send(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+
+class _Run:
+    """A run that is handed out: each form of it is made when somebody needs it."""
+
+    def __init__(
+        self, first: Message, published: Published, sessions: "SessionTable", now_ms: int
+    ) -> None:
+        self.targets = published.route.targets
+        self.qos = published.qos
+        self.retain = published.retain
+        self.count = len(published.payloads)
+        self.is_expired = first.expires_at_ms is not None and first.expires_at_ms <= now_ms
+        self._first = first
+        self._payloads = published.payloads
+        self._messages: list[Message] = []
+        self._batches: dict[tuple[int, int, bool, tuple[int, ...]], Batch] = {}
+        self._sessions = sessions
+        self._now_ms = now_ms
+
+    @property
+    def messages(self) -> list[Message]:
+        if not self._messages:
+            self._messages = (
+                [self._first] if self.count == 1 else messages_of_run(self._first, self._payloads)
+            )
+        return self._messages
+
+    def batch(
+        self, level: int, qos: int, retain: bool, subscription_ids: tuple[int, ...], output: Output
+    ) -> Batch:
+        key = (level, qos, retain, subscription_ids)
+        found = self._batches.get(key)
+        if found is None:
+            first_id = self._sessions.take_packet_ids(self.count) if qos else 0
+            found = self._batches[key] = Batch(
+                self.messages, qos, retain, subscription_ids, level, self._now_ms, first_id
+            )
+            output.made(len(found.blob))
+        return found
+
+
+def _deliver_run(run: _Run, counters: Counters, now_ms: int, output: Output) -> None:
+    for session, qos, retain_as_published, subscription_ids in run.targets:
+        connection = session.connection
+        if connection is None:
+            continue  # it has gone in this round, and will read from the log
+        qos = min(qos, run.qos)
+        retain = run.retain and retain_as_published
+        if qos == 0:
+            if not connection.is_writable:
+                counters.deliveries_dropped += run.count
+                continue
+            batch = run.batch(connection.level, 0, retain, subscription_ids, output)
+            if connection.accepts_size(batch.largest_bytes):
+                output.add_shared(connection, batch.blob)
+                continue
+            sent_count = 0
+        elif qos == 1 and connection.is_writable and not run.is_expired:
+            output.sessions.add(session)
+            batch = run.batch(connection.level, 1, retain, subscription_ids, output)
+            sent_count = session.outbox.send_batch(batch)
+            if sent_count == run.count:
+                output.add_shared(connection, batch.blob)
+                continue
+            if sent_count:
+                output.add(connection, batch.blob[: batch.ends[sent_count - 1]])
+            if session.outbox.wait_batch(batch, sent_count):
+                continue
+        else:
+            sent_count = 0
+        for message in run.messages[sent_count:]:
+            delivery = Delivery(message, qos, retain, subscription_ids)
+            _deliver_one(session, connection, delivery, counters, now_ms, output)
 
 
 def _deliver_one(
-    message: Message,
-    published: Published,
+    session: "Session",
+    connection: "Endpoint",
+    delivery: Delivery,
     counters: Counters,
     now_ms: int,
     output: Output,
 ) -> None:
-    encoded: dict[tuple[int, bool, tuple[int, ...]], bytes] = {}
-    for session, qos, retain_as_published, subscription_ids in published.route.targets:
-        delivery = Delivery(
-            message,
-            min(qos, published.qos),
-            message.retain and retain_as_published,
-            subscription_ids,
-        )
-        connection = session.connection
-        if connection is None:
-            continue  # it has gone in this round, and will read from the log
-        if delivery.qos == 0:
-            if not connection.is_writable:
-                counters.deliveries_dropped += 1
-                continue
-            variant = (connection.level, delivery.retain, subscription_ids)
-            data = encoded.get(variant)
-            if data is None:
-                data = encode_delivery(delivery, connection.level, 0, now_ms)
-                encoded[variant] = data
-            if not connection.accepts_size(len(data)):
-                counters.deliveries_dropped += 1
-                continue
-        else:
-            outbox = session.outbox
-            data = outbox.push(delivery, now_ms, can_send=connection.is_writable)
-            output.sessions.add(session)
-        if data:
-            output.add(connection, data)
+    """To one who cannot take the run as it is."""
+    if delivery.qos == 0:
+        data = encode_delivery(delivery, connection.level, 0, now_ms)
+        if not connection.accepts_size(len(data)):
+            counters.deliveries_dropped += 1
+            return
+    else:
+        data = session.outbox.push(delivery, now_ms, can_send=connection.is_writable)
+        output.sessions.add(session)
+    if data:
+        output.add(connection, data)

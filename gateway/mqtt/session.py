@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from gateway.limits import MqttLimits
-from gateway.mqtt.delivery import NOT_IN_THE_LOG, Delivery, Outbox
+from gateway.mqtt.delivery import Outbox
+from gateway.mqtt.messages import NOT_IN_THE_LOG, Delivery
 from gateway.mqtt.packets import Will
 from gateway.mqtt.positions import Positions, Window, decode_window, encode_window
 from log import Log

@@ -53,6 +53,7 @@ class SessionTable:
 
     def __init__(self, log: Log, limits: MqttLimits, now_ms: int, rng: Random) -> None:
         self.limits = limits
+        self._next_packet_id = 1
         self.ends: Positions = {
             partition.partition_id: partition.durable_end for partition in log.partitions.values()
         }
@@ -225,6 +226,15 @@ class SessionTable:
         for topic_filter in session.subscriptions:
             self.tree.remove(topic_filter, session.client_id)
             self.reading_tree.remove(topic_filter, session.client_id)
+
+    def take_packet_ids(self, count: int) -> int:
+        """The first of so many packet identifiers in a row, the same for all sessions that a run
+        goes to. A session that has one of them in flight takes others, of its own."""
+        first = self._next_packet_id
+        if first + count - 1 > PACKET_ID_MAX:
+            first = 1
+        self._next_packet_id = first + count
+        return first
 
     def match(self, route: Route) -> None:
         """Finds the live subscribers of a route anew, after the tree has changed: each session
