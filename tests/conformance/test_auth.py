@@ -109,8 +109,9 @@ def let_in(world: World) -> Client:
 
 
 def test_challenges_go_to_and_fro_until_connack(world: World, doorman: Doorman) -> None:
-    """[MQTT-4.12.0-2], [MQTT-4.12.0-5], [MQTT-3.15.2-1]: AUTH with 0x18, and the method of CONNECT
-    in every AUTH and in CONNACK; [MQTT-3.2.0-1] nothing but AUTH comes before CONNACK."""
+    """5.0 [MQTT-4.12.0-2], [MQTT-4.12.0-5], [MQTT-3.15.2-1]: AUTH with 0x18, and CONNECT's method
+    in every AUTH and in CONNACK; [MQTT-3.2.0-1] nothing but AUTH comes before CONNACK. There is
+    never a reason string or user property in AUTH [MQTT-3.15.2-2], [MQTT-3.15.2-3]."""
     client = knock(world)
     assert client.committed() == [auth(CONTINUE, b"one")]
     client.send(auth(CONTINUE, b"one"))
@@ -147,7 +148,7 @@ def test_verdicts_may_come_late_and_packets_early(world: World, doorman: Doorman
 
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_a_wrong_answer_is_refused_at_any_point(world: World, doorman: Doorman, at: int) -> None:
-    """[MQTT-4.12.0-4]: CONNACK with its reason, and the connection is closed."""
+    """5.0 [MQTT-4.12.0-4]: CONNACK with its reason, and the connection is closed."""
     words = [b"hello", b"one", b"two"]
     words[at] = b"guess"
     client = knock(world, data=words[0])
@@ -158,7 +159,7 @@ def test_a_wrong_answer_is_refused_at_any_point(world: World, doorman: Doorman, 
 
 
 def test_a_method_that_nobody_knows_is_refused(world: World, doorman: Doorman) -> None:
-    """[MQTT-4.12.0-1]"""
+    """5.0 [MQTT-4.12.0-1]"""
     assert reason_of_end(knock(world, method="SCRAM")) == ReasonCode.BAD_AUTHENTICATION_METHOD
 
 
@@ -179,7 +180,7 @@ def test_a_method_that_nobody_knows_is_refused(world: World, doorman: Doorman) -
 def test_only_the_right_auth_may_come_before_connack(
     world: World, doorman: Doorman, packet: Packet
 ) -> None:
-    """[MQTT-3.1.2-30], [MQTT-4.12.0-3], [MQTT-4.12.0-5], [MQTT-3.1.0-2], [MQTT-3.14.0-1]: the
+    """5.0 [MQTT-3.1.2-30], [MQTT-4.12.0-3], [MQTT-4.12.0-5], [MQTT-3.1.0-2], [MQTT-3.14.0-1]: the
     answer is a CONNACK, for there was none yet; [MQTT-3.1.4-6] nothing of it is processed."""
     client = knock(world)
     client.got()
@@ -190,7 +191,7 @@ def test_only_the_right_auth_may_come_before_connack(
 
 
 def test_the_client_may_leave_before_connack(world: World, doorman: Doorman) -> None:
-    """[MQTT-3.1.2-30]; there was no session yet, so no will."""
+    """5.0 [MQTT-3.1.2-30]; there was no session yet, so no will."""
     client = knock(world)
     client.send(Disconnect())
     assert client.is_closed
@@ -205,8 +206,8 @@ def test_an_exchange_takes_no_longer_than_connecting_may(world: World, doorman: 
 
 
 def test_a_connected_client_may_authenticate_again(world: World, doorman: Doorman) -> None:
-    """[MQTT-4.12.1-1], [MQTT-3.15.2-1]: 0x19, challenges, and AUTH with 0x00; other packets go on
-    meanwhile."""
+    """5.0 [MQTT-4.12.1-1], [MQTT-3.15.2-1]: 0x19, challenges, and AUTH with 0x00; other packets go
+    on meanwhile."""
     client = let_in(world)
     client.send(auth(AGAIN, b"hello"), PingReq())
     assert client.committed() == [auth(CONTINUE, b"one"), PingResp()]
@@ -219,7 +220,7 @@ def test_a_connected_client_may_authenticate_again(world: World, doorman: Doorma
 
 
 def test_who_fails_to_authenticate_again_is_disconnected(world: World, doorman: Doorman) -> None:
-    """[MQTT-4.12.1-2]"""
+    """5.0 [MQTT-4.12.1-2]"""
     client = let_in(world)
     client.send(auth(AGAIN, b"guess"))
     assert reason_of_end(client) == ReasonCode.NOT_AUTHORIZED
@@ -238,7 +239,7 @@ def test_who_fails_to_authenticate_again_is_disconnected(world: World, doorman: 
 def test_an_auth_out_of_turn_is_a_protocol_error(
     world: World, doorman: Doorman, packets: list[Auth]
 ) -> None:
-    """[MQTT-4.12.1-1], [MQTT-4.12.0-3]"""
+    """5.0 [MQTT-4.12.1-1], [MQTT-4.12.0-3]"""
     client = let_in(world)
     client.send(*packets)
     assert reason_of_end(client) == ReasonCode.PROTOCOL_ERROR
@@ -248,7 +249,7 @@ def test_an_auth_out_of_turn_is_a_protocol_error(
 def test_no_auth_without_a_method_in_connect(
     world: World, doorman: Doorman, has_doorman: bool
 ) -> None:
-    """[MQTT-4.12.0-6], [MQTT-4.12.0-7]"""
+    """5.0 [MQTT-4.12.0-6], [MQTT-4.12.0-7]"""
     if not has_doorman:
         world.authenticator = None
     client = world.client(5)
@@ -258,14 +259,14 @@ def test_no_auth_without_a_method_in_connect(
 
 
 def test_an_auth_with_flags_is_malformed(world: World, doorman: Doorman) -> None:
-    """[MQTT-3.15.1-1]"""
+    """5.0 [MQTT-3.15.1-1]"""
     client = let_in(world)
     client.send_bytes(b"\xf1\0")
     assert reason_of_end(client) == ReasonCode.MALFORMED_PACKET
 
 
 def test_an_auth_larger_than_the_client_takes_is_not_sent(world: World, doorman: Doorman) -> None:
-    """[MQTT-3.1.2-24]"""
+    """5.0 [MQTT-3.1.2-24]"""
     doorman.questions = (b"x" * 100,)
     client = world.client(5)
     properties = Properties(

@@ -58,7 +58,7 @@ def _take_over(world: World, client: Client) -> None:
 def test_a_will_is_published_when_the_connection_ends(
     world: World, reader: Client, level: int, ending: str
 ) -> None:
-    """[MQTT-3.1.2-8], [MQTT-3.1.2-10]: once."""
+    """[MQTT-3.1.2-8], [MQTT-3.1.2-10]: once; 5.0 [MQTT-3.1.2-7]"""
     client = world.connected("device", level, will=WILL, keep_alive_s=10)
     ENDINGS[ending](world, client)
     world.commit()
