@@ -161,8 +161,8 @@ class Gateway:
             listener=None if recorder is None else DevicePresence(recorder.table, now_ms),
         )
         retained.table.request = self._committer.request
-        self._committer.add_participant(retained.table)
         self._committer.add_participant(self._broker)
+        self._committer.add_participant(retained.table)
         server = Server(self._broker)
         parts.push_async_callback(self._within, "mqtt", server.stop)
         await self._doors.open(server, time.time())

@@ -74,11 +74,12 @@ class Catchup:
         self.wake(session)
 
     def begin(self, session: Session, positions: Positions) -> None:
-        """The session is fed from `positions` on; live at once if there is nothing."""
+        """The session is fed from `positions` on; live at once if there is nothing, and no feed of
+        retained messages (retained_feed.py) that comes before."""
         partitions = self._log.partitions.values()
         ends = {partition.partition_id: partition.end_offset for partition in partitions}
         places = {key: min(positions.get(key, 0), end) for key, end in ends.items()}
-        if places == ends:
+        if places == ends and session.feed is None:
             self._sessions.set_live(session)
             return
         reading = Reading(places, ends, dict(self._sessions.ends))
@@ -99,6 +100,8 @@ class Catchup:
 
     def room_made(self, session: Session) -> None:
         """Its client has acknowledged something, or takes bytes again."""
+        if session.feed is not None:
+            session.feed.advance()
         if session.reading is not None:
             session.reading.is_blocked = False
         self.wake(session)
@@ -381,6 +384,7 @@ def _has_room(session: Session) -> bool:
     reading = session.reading
     return (
         connection is not None
+        and session.feed is None
         and not (reading is not None and reading.is_blocked)
         and connection.is_writable
         and session.outbox.takes(0, _WAITING_BYTES_MAX // 2)

@@ -37,6 +37,7 @@ from gateway.mqtt.packets import (
 )
 from gateway.mqtt.properties import NO_PROPERTIES, Properties
 from gateway.mqtt.reason_codes import ReasonCode
+from gateway.mqtt.retained_feed import send_retained
 from gateway.mqtt.session import Session, Subscription
 from gateway.mqtt.sessions import granted_expiry_s
 from gateway.mqtt.topics import check_topic_filter, is_shared
@@ -133,7 +134,11 @@ def _subscribe(
 ) -> None:
     if len(packet.requests) > broker.limits.subscribe_filters_max:
         raise QuotaExceeded(f"{len(packet.requests)} filters in one SUBSCRIBE")
+    broker.store()  # what came before is before the subscriptions
+    if connection.is_ended:
+        return
     subscription_id = next(iter(packet.properties.subscription_ids), 0)
+    known = set(session.subscriptions)
     answers = [
         _grant(connection, broker, session, request, subscription_id) for request in packet.requests
     ]
@@ -144,6 +149,7 @@ def _subscribe(
         properties=_why(connection, [why for _, why in answers]),
     )
     _answer_change(connection, broker, session, answer)
+    send_retained(broker, session, packet.requests, known)
 
 
 def _grant(

@@ -20,7 +20,6 @@ Sans-I/O: files are the worker's; its outcomes come back in the loop's thread.
 import logging
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -30,10 +29,12 @@ from gateway.mqtt.properties import Properties
 from gateway.mqtt.retained_reader import memory_bytes, read_retained, retained_of
 from gateway.mqtt.retained_store import (
     FILE_NAME,
+    NOTHING,
     Applied,
+    Lookup,
     Retained,
+    RetainedCounters,
     RetainedStore,
-    Slice,
     is_damage,
 )
 from gateway.worker import Worker
@@ -59,29 +60,11 @@ _SYNC_INTERVAL_MS = 30_000
 _EXPIRE_INTERVAL_MS = 60_000
 
 
-class Lookup(NamedTuple):
-    """A search that waits; `done` is called in the loop's thread."""
-
-    topic_filter: str
-    from_key: bytes
-    count_max: int
-    bytes_max: int
-    done: Callable[[Slice], None]
-
-
 class Token(NamedTuple):
     """What of a round is here: its messages, and searches that have to see them."""
 
     changes: list[Retained]
     lookups: list[Lookup]
-
-
-@dataclass(slots=True)
-class RetainedCounters:
-    message_count: int = 0
-    size_bytes: int = 0
-    refused: int = 0
-    """Messages over a limit, since the start."""
 
 
 class RetainedTable:
@@ -137,10 +120,31 @@ class RetainedTable:
             )
         )
 
-    def lookup(self, lookup: Lookup) -> None:
-        """Searches all that is in the log by now, once that is durable. With nothing retained,
-        `done` is called at once."""
-        if self._round or self._undurable_count:
+    def now_ms(self) -> int:
+        """The log's clock, by which messages are stored and expire."""
+        return self._log.now_ms()
+
+    def ends(self) -> dict[int, int]:
+        """Partition id -> the offset behind what is stored, durable or not."""
+        partitions = self._log.partitions
+        return {key: partition.end_offset for key, partition in partitions.items()}
+
+    @property
+    def is_empty(self) -> bool:
+        """There is no retained message, nor one on its way."""
+        return not (
+            self.counters.message_count
+            or self._round
+            or self._undurable_count
+            or self._pending
+            or self._jobs_count
+            or self._behind
+        )
+
+    def lookup(self, lookup: Lookup, *, after_round: bool = False) -> None:
+        """Searches all that is in the log by now, once that is durable; `after_round`: not before
+        the round that is open now is."""
+        if after_round or self._round or self._undurable_count:
             self._waiting.append(lookup)
             self.request()
         else:
@@ -189,8 +193,8 @@ class RetainedTable:
             self._caught_up.append(lambda: self._start(lookup))
             return
         store = self._store
-        if store is None or not (self.counters.message_count or self._pending or self._jobs_count):
-            lookup.done(Slice([], None))
+        if store is None:
+            lookup.done(NOTHING)
             return
         if self._pending:
             self._apply({})
@@ -199,7 +203,7 @@ class RetainedTable:
 
         def failed(error: Exception) -> None:
             self._failed(error)
-            done(Slice([], None))
+            done(NOTHING)
 
         self._worker.submit(
             lambda: store.search(
@@ -221,7 +225,7 @@ class RetainedTable:
         elif self._behind:
             self._read_on()
         elif self._pending or self._moved() >= _POSITION_RECORDS:
-            self._apply(self._ends())
+            self._apply(self._durable_ends())
         elif now_ms - self._expired_ms >= _EXPIRE_INTERVAL_MS or now_ms < self._expired_ms:
             self._expired_ms = now_ms
             store = self._store
@@ -230,7 +234,7 @@ class RetainedTable:
             self._synced_ms = now_ms
             self._change(self._store.sync, lambda _: None)
 
-    def _ends(self) -> dict[int, int]:
+    def _durable_ends(self) -> dict[int, int]:
         """Not to be called within `durable`: other rounds may be durable and not told yet."""
         return {
             partition_id: partition.durable_end
@@ -239,7 +243,7 @@ class RetainedTable:
         }
 
     def _moved(self) -> int:
-        return sum(end - self._positions.get(key, 0) for key, end in self._ends().items())
+        return sum(end - self._positions.get(key, 0) for key, end in self._durable_ends().items())
 
     def _apply(self, positions: dict[int, int]) -> None:
         """Gives what is gathered to the file."""
@@ -378,6 +382,12 @@ class RetainedTable:
         if self._store is not None:
             self._store.limits = limits
 
+    def abandon(self) -> None:
+        """Closes the file as it is, in the worker's thread, as the end of the process would."""
+        self._is_closed = True
+        if self._store is not None:
+            self._store.close()
+
     def close(self) -> None:
         """Writes what is gathered; the worker is to be closed behind it."""
         self._is_closed = True
@@ -385,6 +395,6 @@ class RetainedTable:
         if store is None:
             return
         if not self._behind:
-            self._apply(self._ends())
+            self._apply(self._durable_ends())
             self._change(store.sync, lambda _: None)
         self._change(store.close, lambda _: None)

@@ -20,7 +20,8 @@ partitions the later record counts, whichever is read first. `forget_removed` en
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -93,12 +94,35 @@ class Slice(NamedTuple):
     next_key: bytes | None
 
 
+NOTHING: Final = Slice([], None)
+
+
+class Lookup(NamedTuple):
+    """A search that waits; `done` is called in the loop's thread."""
+
+    topic_filter: str
+    from_key: bytes
+    count_max: int
+    bytes_max: int
+    done: Callable[[Slice], None]
+
+
 class Applied(NamedTuple):
     """What the table has now; `refused_count` of the changes were over a limit."""
 
     message_count: int
     size_bytes: int
     refused_count: int
+
+
+@dataclass(slots=True)
+class RetainedCounters:
+    """What the loop knows of the table."""
+
+    message_count: int = 0
+    size_bytes: int = 0
+    refused: int = 0
+    """Messages over a limit, since the start."""
 
 
 class RetainedStore:

@@ -27,6 +27,7 @@ from log import Log
 
 if TYPE_CHECKING:
     from gateway.mqtt.endpoint import Endpoint
+    from gateway.mqtt.retained_feed import RetainedFeed
 
 EXPIRY_NEVER_S = 0xFFFFFFFF
 _SESSION_KEY = b"mqtt/session/"
@@ -98,6 +99,7 @@ class Session:
         "connection",
         "expires_at_ms",
         "expiry_s",
+        "feed",
         "is_stored",
         "last_id",
         "missed_count",
@@ -120,6 +122,8 @@ class Session:
         self.received = _NO_IDENTIFIERS
         self.outbox = _NO_OUTBOX
         self.reading: Reading | None = None
+        self.feed: RetainedFeed | None = None
+        """It sends retained messages; meanwhile the session is reading, and nothing is read."""
         self.last_id = 0
         self.unlogged: dict[int, Delivery] | None = None
         """In flight when the connection ended, and in no log: a restart ends their delivery."""
@@ -147,6 +151,7 @@ class Session:
         self.received = _NO_IDENTIFIERS
         self.outbox = _NO_OUTBOX
         self.reading = None
+        self.feed = None
 
     def positions(self, ends: Positions) -> Positions:
         """Where it would go on in each partition; `ends`: where those that are live would."""

@@ -196,6 +196,15 @@ class SessionTable:
             self.reading_tree.add(subscription.filter, session.client_id, (session, subscription))
         known[subscription.filter] = subscription
 
+    def start_at(self, session: Session, topic_filter: str, start: Positions) -> None:
+        """Of a session that reads: this subscription gets nothing from before."""
+        reading = session.reading
+        assert reading is not None
+        reading.starts[topic_filter] = start
+        subscription = with_start(session.subscriptions[topic_filter], start)
+        session.subscriptions[topic_filter] = subscription
+        self.reading_tree.add(topic_filter, session.client_id, (session, subscription))
+
     def unsubscribe(self, session: Session, topic_filter: str) -> bool:
         if session.subscriptions.pop(topic_filter, None) is None:
             return False

@@ -172,7 +172,7 @@ def test_however_it_is_cut_into_reads_every_message_is_stored_once_and_acknowled
         assert [a for a in got if type(a) is kind] == [a for a in expected if type(a) is kind]
     assert len(got) == len(expected)
     assert client.connection.unacknowledged_count == 0
-    world.log.close()
+    world.close()
 
 
 # -- when it is acknowledged

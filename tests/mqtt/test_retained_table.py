@@ -8,8 +8,7 @@ import pytest
 
 from gateway.mqtt.packets import Disconnect, Publish, Will
 from gateway.mqtt.properties import Properties
-from gateway.mqtt.retained import Lookup
-from gateway.mqtt.retained_store import Retained, Slice
+from gateway.mqtt.retained_store import Lookup, Retained, Slice
 from tests.mqtt.world import Client, World
 
 

@@ -105,8 +105,8 @@ async def running(directory: Path, **limits: int) -> AsyncIterator[Running]:
         now_ms=lambda: time.monotonic_ns() // 1_000_000,
         rng=random.Random(1),
     )
-    committer.add_participant(retained.table)
     committer.add_participant(broker)
+    committer.add_participant(retained.table)
     server = Server(broker)
     listener = socket.create_server(("127.0.0.1", 0))
     port = await server.start(listener)

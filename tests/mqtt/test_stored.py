@@ -46,7 +46,7 @@ def test_what_was_published_is_read_back(
     assert record.value == b"p"
     assert (message.topic, message.client_id, message.qos) == (b"a/b", "device", qos)
     assert message.properties == properties
-    world.log.close()
+    world.close()
 
 
 def test_the_publisher_is_known_where_the_key_is_another(tmp_path: Path) -> None:

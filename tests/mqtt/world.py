@@ -142,6 +142,10 @@ class Events:
         self.seen.append(("message", client_id, topic, payload))
 
 
+OPEN_WORLDS: "list[World]" = []
+"""For conftest.py, which closes them after each test."""
+
+
 class World:
     """A log, a broker and a clock. `restart` is kill -9: what was not committed is gone."""
 
@@ -155,6 +159,7 @@ class World:
         self._open()
 
     def _open(self) -> None:
+        OPEN_WORLDS.append(self)
         spec = StreamSpec(name="mqtt", partition_count=self.partition_count)
         self.log = Log.open(
             self.directory,
@@ -179,7 +184,7 @@ class World:
             rng=Random(4),
             listener=self.events,
         )
-        self.committer.participants = [self.retained, self.broker]
+        self.committer.participants = [self.broker, self.retained]
         self.broker.catchup.call_soon = self.turns.append
 
     def restart(self) -> None:
@@ -188,7 +193,10 @@ class World:
 
     def close(self) -> None:
         """Its descriptors: a thousand tests would leave none for the next."""
-        self.log.close()
+        if self in OPEN_WORLDS:
+            OPEN_WORLDS.remove(self)
+            self.retained.abandon()
+            self.log.close()
 
     def commit(self) -> None:
         """All that the loop would do without anything more from outside."""
