@@ -18,12 +18,13 @@ from gateway.listeners import ListenerConfig
 from gateway.mqtt.authentication import Authenticator
 from gateway.mqtt.door import Door
 from gateway.mqtt.server import Server
-from gateway.passwords import PasswordAuthenticator, Worker, read_password_file
 from gateway.places import bind, bind_unix
 from gateway.urls import is_loopback
 
 if TYPE_CHECKING:
     from ssl import SSLContext
+
+    from gateway.passwords import Worker
 
 _log = logging.getLogger(__name__)
 
@@ -104,6 +105,9 @@ def _context(config: ListenerConfig) -> SSLContext | None:
 def _authenticator(config: ListenerConfig, worker: Worker) -> Authenticator | None:
     if config.anonymous and config.password_file is None and not config.certificate_user_name:
         return None
+    # Not without need: hashlib takes memory.
+    from gateway.passwords import PasswordAuthenticator, read_password_file
+
     path = config.password_file
     return PasswordAuthenticator(
         None if path is None else read_password_file(path),

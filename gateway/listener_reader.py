@@ -30,7 +30,6 @@ from gateway.config_reader import Table
 from gateway.errors import ListenerFileUnusable, UrlInvalid
 from gateway.limits import MqttLimits
 from gateway.listeners import DEFAULT_LISTENER, ListenerConfig, Place, TlsFiles
-from gateway.passwords import read_password_file
 from gateway.ranges import range_of
 from gateway.urls import parse_place
 from log.streams import name_problem
@@ -78,6 +77,8 @@ def _listener(name: str, table: Table) -> ListenerConfig | None:
             'Give password_file = "FILE" (of mosquitto_passwd), or certificate_user_name = true',
         )
     if password_file is not None:
+        from gateway.passwords import read_password_file
+
         try:
             read_password_file(password_file)
         except ListenerFileUnusable as error:

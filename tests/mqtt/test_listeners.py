@@ -275,14 +275,14 @@ def test_sighup_changes_what_a_listener_asks_and_says_what_has_to_wait(tmp_path:
         assert is_let_in(port)
 
 
-def test_nothing_of_tls_or_websocket_is_loaded_for_plain_listeners() -> None:
+def test_nothing_of_tls_websocket_or_passwords_is_loaded_for_plain_listeners() -> None:
     """They cost memory that a gateway without them need not pay."""
     code = (
         "import sys, gateway.app, gateway.cli; from gateway.mqtt.server import _client_kind;"
         "from gateway.config import load, Flags; from pathlib import Path;"
         "load(Flags(), default_data=Path('/'));"
         "print(*(each for each in ('wsproto', 'h11', 'gateway.tls', 'gateway.mqtt.tls_layer',"
-        "'gateway.mqtt.websocket', 'gateway.mqtt.layered') if each in sys.modules))"
+        "'gateway.mqtt.websocket', 'gateway.mqtt.layered', 'hashlib') if each in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
