@@ -24,17 +24,47 @@ from bridge.control import Control
 from bridge.errors import ProtocolMismatch, Unreachable
 from bridge.position import Outgoing
 from bridge.status import BridgeStatus
-from log import Committer, Log, LogError
+from log import Committer, Log, LogError, Partition
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Request:
-    """A Produce on its way: whose batches, in the order of the request."""
+    """A Produce on its way: whose batches, in the order of the request, and as what their topics
+    were named in it: a topic may be made again while the answer is on its way.
+    """
 
-    channels: Sequence[Channel]
+    channels: Sequence[tuple[Channel, wire.TopicKey]]
     version: int
+
+
+def shipped_partitions(log: Log, config: UpstreamConfig) -> list[Partition]:
+    """Those of the configured streams that this upstream takes; and, where it takes all, those of
+    streams that are configured no more: what they hold is shipped while it is on the disk.
+    """
+    wanted = [
+        partition
+        for stream in log.streams.values()
+        if config.streams is None or stream.name in config.streams
+        for partition in stream.partitions
+    ]
+    if config.streams is not None:
+        return wanted
+    owners = {config.topic_for(stream): stream for stream in log.streams}
+    for partition in log.partitions.values():
+        if partition.stream in log.streams:
+            continue
+        topic = config.topic_for(partition.stream)
+        if owners.setdefault(topic, partition.stream) != partition.stream:
+            # Two streams in one topic would be one producer with two sequences in its partitions.
+            logger.warning(
+                "bridge.removed-stream-kept stream=%s topic=%s reason=another stream's topic",
+                *(partition.stream, topic),
+            )
+        else:
+            wanted.append(partition)
+    return wanted
 
 
 def monotonic_ms() -> int:
@@ -72,7 +102,6 @@ class Bridge:
     async def start(self) -> None:
         """Begins to replicate. Returns at once, whether the upstream is there or not."""
         self._loop = asyncio.get_running_loop()
-        streams = self._config.streams
         self._channels = [
             Channel(
                 partition,
@@ -83,9 +112,7 @@ class Bridge:
                 executor=self._executor,
                 changed=self._schedule,
             )
-            for stream in self._log.streams.values()
-            if streams is None or stream.name in streams
-            for partition in stream.partitions
+            for partition in shipped_partitions(self._log, self._config)
         ]
         self._cluster = Cluster(
             self._config,
@@ -204,6 +231,9 @@ class Bridge:
         self._read(now_ms)
         for lane in self._cluster.lanes():
             self._fill(lane, now_ms)
+            if lane.quiet_until_ms > now_ms:
+                quiet_ms = lane.quiet_until_ms - now_ms
+                wait_ms = quiet_ms if wait_ms is None else min(wait_ms, quiet_ms)
         for channel in self._channels:
             core = channel.core
             if channel.has_question(now_ms):
@@ -233,6 +263,7 @@ class Bridge:
         """Sends what may be sent on this lane: one batch of each partition in a request."""
         while (
             lane.connection is not None
+            and lane.quiet_until_ms <= now_ms
             and len(lane.outstanding) < self._limits.in_flight_max
             and (picked := self._pick(lane, now_ms))
         ):
@@ -261,10 +292,12 @@ class Bridge:
         connection = lane.connection
         assert connection is not None, "a closed lane is not filled"
         topics: dict[wire.TopicKey, list[tuple[int, Sequence[bytes]]]] = {}
+        channels: list[tuple[Channel, wire.TopicKey]] = []
         for channel, batch in picked:
-            assert channel.topic_key is not None, "a channel with a lane has a topic"
-            index = channel.partition.index
-            topics.setdefault(channel.topic_key, []).append((index, batch.pieces))
+            key = channel.topic_key
+            assert key is not None, "a channel with a lane has a topic"
+            channels.append((channel, key))
+            topics.setdefault(key, []).append((channel.partition.index, batch.pieces))
             self._sent_bytes += batch.size_bytes
         correlation_id = connection.next_correlation_id()
         # The broker's patience ends before ours, so that it says what was missing.
@@ -275,7 +308,7 @@ class Bridge:
             client_id=connection.client_id,
             timeout_ms=self._config.request_timeout_ms * 4 // 5,
         )
-        request = _Request(channels=[c for c, _ in picked], version=lane.produce_version)
+        request = _Request(channels=channels, version=lane.produce_version)
         lane.outstanding.append(request)
         self._request_count += 1
         try:
@@ -295,26 +328,35 @@ class Bridge:
         lane.outstanding.popleft()
         now_ms = self._clock_ms()
         try:
-            answers = wire.parse_produce_answer(future.result(), version=request.version)
-            by_partition = {(each.topic, each.partition): each for each in answers}
-            for channel in request.channels:
-                key = channel.topic_key
-                assert key is not None, "it was sent"
-                answer = by_partition.get((key.on_wire(request.version), channel.partition.index))
-                if answer is None:
-                    raise ProtocolMismatch(
-                        f"no answer for {channel.core.label} in a Produce answer"
-                    )
-                channel.core.produced(answer.code, answer.message, now_ms)
-                if answer.code and codes.meaning(answer.code) is Meaning.MOVED and self._control:
-                    self._control.leaders_moved()
-        except ProtocolMismatch as error:
-            logger.error("bridge.protocol broker=%d error=%s", lane.broker_id, error)
+            self._take_answers(lane, request, future.result(), now_ms)
+        except Exception as error:
+            if isinstance(error, ProtocolMismatch):
+                logger.error("bridge.protocol broker=%d error=%s", lane.broker_id, error)
+            else:
+                # Our bug: loud; but what is in flight must not wait for ever for its answer.
+                logger.error("bridge.bug broker=%d", lane.broker_id, exc_info=error)
             lane.outstanding.appendleft(request)
             if lane.connection is not None:
                 lane.connection.give_up()
             return
         self._schedule()
+
+    def _take_answers(self, lane: Lane, request: _Request, body: bytes, now_ms: int) -> None:
+        response = wire.parse_produce_answer(body, version=request.version)
+        if response.throttle_ms > 0:
+            wait_ms = min(response.throttle_ms, self._limits.throttle_ms_max)
+            lane.quiet_until_ms = now_ms + wait_ms
+        by_partition = {(each.topic, each.partition): each for each in response.answers}
+        found: list[tuple[Channel, wire.ProduceAnswer]] = []
+        for channel, key in request.channels:
+            answer = by_partition.get((key.on_wire(request.version), channel.partition.index))
+            if answer is None:
+                raise ProtocolMismatch(f"no answer for {channel.core.label} in a Produce answer")
+            found.append((channel, answer))
+        for channel, answer in found:
+            channel.core.produced(answer.code, answer.message, now_ms)
+            if answer.code and codes.meaning(answer.code) is Meaning.MOVED and self._control:
+                self._control.leaders_moved()
 
     def _lane_opened(self, lane: Lane) -> None:
         if self._control is not None:
@@ -323,7 +365,7 @@ class Bridge:
 
     def _lane_lost(self, lane: Lane) -> None:
         for request in lane.outstanding:
-            for channel in request.channels:
+            for channel, _ in request.channels:
                 channel.core.lost()
         lane.outstanding.clear()
         for channel in self._channels:

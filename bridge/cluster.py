@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 _WATCH_S: Final = 0.5
 _TOPIC_EXISTS: Final = 36
-_CREATE_TIMEOUT_MS: Final = 10_000
 
 
 class Lane:
@@ -39,6 +38,8 @@ class Lane:
         self.broker_id = broker_id
         self.connection: Connection | None = None
         self.produce_version = 0
+        self.quiet_until_ms = 0
+        """The broker asked for no more until then (throttle_time_ms)."""
         self.outstanding: deque[Any] = deque()
         self.error: str | None = None
         self.is_asking = False
@@ -89,7 +90,9 @@ class Cluster:
         request = messages.create_topics(
             partition_counts,
             replication_factor=self._config.replication_factor,
-            timeout_ms=_CREATE_TIMEOUT_MS,
+            # The broker's patience ends before ours: else it says "timed out" to a connection that
+            # we have just given up, and nobody ever hears why.
+            timeout_ms=self._config.request_timeout_ms * 4 // 5,
         )
         wrong = {}
         answer = messages.read_create_topics(await self._ask(request))

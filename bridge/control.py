@@ -65,6 +65,8 @@ class Control:
         self._changed = changed
         self._wake = asyncio.Event()
         self._stale = True
+        self._look = Backoff(min_ms=_REFRESH_PAUSE_MS, rng=rng)
+        """Looks at metadata in a row that found something in the way."""
         self._asking: set[asyncio.Task[None]] = set()
         self.is_plain = False
         self._topics = sorted({channel.topic for channel in channels})
@@ -77,6 +79,7 @@ class Control:
     def leaders_moved(self) -> None:
         """Something said that metadata is not true any more."""
         self._stale = True
+        self._look.succeeded()
         self._wake.set()
 
     async def run(self) -> None:
@@ -124,7 +127,8 @@ class Control:
         is_silent = answer_ms is None or now_ms - answer_ms >= self._config.limits.probe_ms
         # A leader that cannot be reached may not be one any more, whatever metadata said just now.
         self._stale |= any(not lane.is_open for lane in cluster.lanes())
-        wanted = cluster.metadata is None or (self._stale and age_ms >= _REFRESH_PAUSE_MS)
+        is_due = age_ms >= _REFRESH_PAUSE_MS and self._look.left_ms(now_ms) <= 0
+        wanted = cluster.metadata is None or (self._stale and is_due)
         if wanted or is_silent or age_ms >= self._config.limits.metadata_age_ms:
             await self._refresh()
         await self._identify()
@@ -138,7 +142,7 @@ class Control:
         now_ms = self._clock_ms()
         waits = [self._config.limits.probe_ms // 2]
         if self._stale:
-            waits.append(_REFRESH_PAUSE_MS)
+            waits.append(max(_REFRESH_PAUSE_MS, self._look.left_ms(now_ms)))
         for channel in self._channels:
             due_ms = channel.core.due_in_ms(now_ms)
             if due_ms is not None:
@@ -148,7 +152,15 @@ class Control:
     # -- metadata and topics
 
     async def _refresh(self) -> None:
+        # What is said while it is asked must not be forgotten, nor that an answer never came.
         self._stale = False
+        try:
+            await self._look_again()
+        except BaseException:
+            self._stale = True
+            raise
+
+    async def _look_again(self) -> None:
         metadata = await self._cluster.refresh(self._topics)
         missing = {
             name: sum(channel.topic == name for channel in self._channels)
@@ -171,6 +183,7 @@ class Control:
 
     def _take_leaders(self, metadata: Metadata, wrong: dict[str, str]) -> None:
         leaders: dict[int, int] = {}
+        patience_ms = 0
         for number, channel in enumerate(self._channels):
             topic = metadata.topics.get(channel.topic)
             channel.obstacle = _obstacle(channel, topic, wrong.get(channel.topic))
@@ -178,6 +191,11 @@ class Control:
                 leaders[number] = topic.leaders[channel.partition.index].broker_id
             else:
                 self._stale = True
+                patience_ms = max(patience_ms, self._patience_ms(channel, topic))
+        if patience_ms:
+            self._look.failed(self._clock_ms(), max_ms=patience_ms)
+        else:
+            self._look.succeeded()
         self._cluster.want_lanes(set(leaders.values()))
         for number, channel in enumerate(self._channels):
             topic = metadata.topics.get(channel.topic)
@@ -189,6 +207,12 @@ class Control:
                 )
             else:
                 channel.led_by(None, -1, None)
+
+    def _patience_ms(self, channel: Channel, topic: Topic | None) -> int:
+        """How far to back off: a leader may be elected any moment, a topic waits for a person."""
+        limits = self._config.limits
+        is_led_soon = topic is not None and channel.partition.index in topic.leaders
+        return limits.backoff_max_ms if is_led_soon else limits.obstacle_backoff_max_ms
 
     # -- identities
 

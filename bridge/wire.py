@@ -72,6 +72,14 @@ class ProduceAnswer:
     message: str | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProduceResponse:
+    """`throttle_ms`: how long the broker wants nothing more; it will not read us meanwhile."""
+
+    answers: list[ProduceAnswer]
+    throttle_ms: int
+
+
 def uvarint(number: int) -> bytes:
     """An unsigned varint, seven bits a byte, lowest first."""
     out = bytearray()
@@ -115,10 +123,13 @@ def produce_request(
     return pieces
 
 
-def parse_produce_answer(body: bytes, *, version: int) -> list[ProduceAnswer]:
-    """The answers in a response, behind its header. ProtocolMismatch if it cannot be read."""
+def parse_produce_answer(body: bytes, *, version: int) -> ProduceResponse:
+    """What a response says, behind its header. ProtocolMismatch if it cannot be read."""
     try:
-        return _parse_answers(_Reader(body), version)
+        reader = _Reader(body)
+        answers = _parse_answers(reader, version)
+        (throttle_ms,) = _INDEX.unpack(reader.take(_INDEX.size))
+        return ProduceResponse(answers=answers, throttle_ms=throttle_ms)
     except (IndexError, struct.error, UnicodeDecodeError) as error:
         raise ProtocolMismatch(
             f"Produce answer of {len(body)} bytes breaks off: {error}"

@@ -52,7 +52,7 @@ from gateway.listener_reader import read_listeners
 from gateway.listeners import ListenerConfig, Place, plain_listener
 from gateway.mqtt.errors import TopicFilterInvalid
 from gateway.mqtt.topics import check_topic_filter
-from gateway.ranges import check_together, range_of
+from gateway.ranges import check_bridge, check_together, range_of
 from gateway.routing import ClientIdKey, Key, RouteRule, parse_key
 from gateway.sources.config import SourceConfig, read_sources
 from gateway.urls import parse_listen, parse_upstream
@@ -291,6 +291,7 @@ def _upstream(name: str, table: Table, streams: Mapping[str, StreamSpec]) -> Ups
         "replication_factor": table.integer("replication_factor", 0, least=1, most=100) or None,
         "limits": table.limits_table("limits", BridgeLimits, BridgeLimits(), range_of),
     }
+    check_bridge(table.table("limits"), options["limits"])
     table.close()
     try:
         addresses = parse_upstream(url)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bridge.limits import BridgeLimits
-from gateway.config_reader import Document
+from gateway.config_reader import Document, Table
 from gateway.limits import MqttLimits, SourceLimits
 from log.limits import LogLimits
 
@@ -115,6 +115,25 @@ def check_together(document: Document, limits: MqttLimits, log: LogLimits) -> No
                 f"journal_bytes = {log.journal_bytes} is too small for {name} = {other}",
                 f"At least {factor * other} for journal_bytes, or at most "
                 f"{log.journal_bytes // factor} for {name}: {why}",
+            )
+
+
+def check_bridge(table: Table, limits: BridgeLimits) -> None:
+    """Reports limits of an upstream that are sound alone and not beside each other; `table` is its
+    [upstream.NAME.limits].
+    """
+    for name, why in (
+        ("loaded_bytes_max", "a read begins only where a whole one has room"),
+        ("memory_bytes_max", "one read must find room"),
+    ):
+        most: int = getattr(limits, name)
+        if most < limits.read_bytes:
+            key = name if table.has(name) else "read_bytes"
+            table.problem(
+                key,
+                f"{name} = {most} is less than read_bytes = {limits.read_bytes}: nothing would"
+                " ever be read",
+                f"At least {limits.read_bytes} for {name}, or less for read_bytes: {why}",
             )
 
 

@@ -90,9 +90,13 @@ def test_answer_by_topic_id_is_read_with_its_leader_hint_skipped() -> None:
     )
     topic = TopicProduceResponse(topic_id=UUID(bytes=_ID), partition_responses=(answer,))
     body = _encoded(
-        ProduceResponse(responses=(topic,), throttle_time=i32Timedelta.parse(timedelta()))
+        ProduceResponse(
+            responses=(topic,), throttle_time=i32Timedelta.parse(timedelta(milliseconds=70))
+        )
     )
-    (read,) = parse_produce_answer(body, version=13)
+    response = parse_produce_answer(body, version=13)
+    (read,) = response.answers
+    assert response.throttle_ms == 70
     assert (read.topic, read.partition, read.code) == (_ID, 2, 6)
     assert read.message == "no leader here"
 
@@ -106,7 +110,7 @@ def test_answer_by_name_is_read() -> None:
     )
     topic = TopicV9(name="s", partition_responses=(answer,))  # type: ignore[arg-type]
     body = _encoded(ResponseV9(responses=(topic,)))
-    (read,) = parse_produce_answer(body, version=9)
+    (read,) = parse_produce_answer(body, version=9).answers
     assert read.topic == TopicKey(name="s", id=_ID).on_wire(9)
     assert (read.partition, read.code, read.base_offset) == (1, 0, 77)
 

@@ -298,3 +298,13 @@ def test_defaults_are_within_their_ranges(
     for name in names:
         bounds = range_of(kind, name)
         assert bounds.least <= getattr(kind(), name) <= bounds.most, name
+
+
+@pytest.mark.parametrize("name", ["loaded_bytes_max", "memory_bytes_max"])
+def test_an_upstream_that_would_never_read_is_refused(tmp_path: Path, name: str) -> None:
+    text = f'[upstream.central]\nurl = "kafka://b"\n[upstream.central.limits]\n{name} = "100 KiB"\n'
+    said = the_problem(tmp_path, text)
+    assert f"{name} = 102400 is less than read_bytes = 524288" in said
+    assert ":4, in [upstream.central.limits]" in said
+    (upstream,) = read(tmp_path, text + 'read_bytes = "100 KiB"\n').upstreams
+    assert upstream.limits.read_bytes == 102_400
