@@ -16,8 +16,8 @@ from collections import deque
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
-from gateway.mqtt.delivery import Delivery, Message, encode_delivery
 from gateway.mqtt.fanout import Output
+from gateway.mqtt.messages import Delivery, Message, encode_delivery
 from gateway.mqtt.packets import SubscriptionRequest
 from gateway.mqtt.positions import Positions
 from gateway.mqtt.properties import NO_PROPERTIES, PacketType, read_properties
