@@ -125,6 +125,7 @@ def _let_in(
     )
     session.unlogged = None
     broker.catchup.attach(session, None if window is None else window.positions)
+    broker.deliveries.groups.attach(session)
     broker.deliveries.used(session)
     broker.listener.client_connected(
         client_id,
@@ -209,7 +210,7 @@ def _terms(
         assigned_client_id=None if packet.client_id else client_id,
         topic_alias_maximum=limits.topic_alias_max,
         server_keep_alive_s=keep_alive_s if keep_alive_s != packet.keep_alive_s else None,
-        shared_subscription_available=0,
+        shared_subscription_available=1,
         authentication_method=packet.properties.authentication_method,  # [MQTT-4.12.0-5]
         authentication_data=data,
     )

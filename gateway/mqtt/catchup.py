@@ -22,7 +22,7 @@ from gateway.mqtt.matching import Matcher, target_at
 from gateway.mqtt.messages import Delivery, Message, encode_delivery
 from gateway.mqtt.positions import InFlight, Positions, decode_positions
 from gateway.mqtt.session import Reading, Session, Target
-from gateway.mqtt.sessions import SessionTable
+from gateway.mqtt.sessions import SessionTable, target_of
 from gateway.mqtt.slices import Slice, Slices, behind_batch
 from gateway.mqtt.stored import StoredMessage, stored_message
 from log import CorruptBatch, Log, OffsetOutOfRange, Partition, Record
@@ -167,6 +167,9 @@ class Catchup:
         if record is not None:
             stored = stored_message(record)
             target = self._matcher.target_now(session, stored.topic)
+            if place.group and not session.is_shared:
+                shared = self._sessions.groups.subscription(session, place.group)
+                target = target_of(session, [shared]) if shared is not None else None
             message = self._message(record, stored, place.partition_id)
             delivery = Delivery(
                 message._replace(expires_at_ms=None),  # it was sent before it expired
@@ -344,7 +347,7 @@ class Catchup:
             target.subscription_ids,
             extra,
         )
-        if qos:
+        if qos or session.is_shared:
             data = session.outbox.push(delivery, now_ms, can_send=True)
             output.sessions.add(session)
         elif message.expires_at_ms is not None and message.expires_at_ms <= now_ms:

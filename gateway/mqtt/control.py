@@ -40,6 +40,7 @@ from gateway.mqtt.reason_codes import ReasonCode
 from gateway.mqtt.retained_feed import send_retained
 from gateway.mqtt.session import Session, Subscription
 from gateway.mqtt.sessions import granted_expiry_s
+from gateway.mqtt.shared import split_shared
 from gateway.mqtt.topics import check_topic_filter, is_shared
 from gateway.mqtt.wire import Reader
 
@@ -162,12 +163,12 @@ def _grant(
     """The SUBACK code of one filter, and why it is refused: a bad one does not end the connection
     (3.9.3). 3.1 has no code for it, so there it does."""
     is_5_0 = connection.level == LEVEL_5_0
-    if is_shared(request.filter):
-        code = ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED if is_5_0 else _FAILURE_3_1_1
-        return code, "shared subscriptions are not supported"
     try:
+        topic_filter = request.filter
+        if is_shared(topic_filter):
+            topic_filter = split_shared(topic_filter)[1]
         check_topic_filter(
-            request.filter,
+            topic_filter,
             bytes_max=broker.limits.topic_bytes_max,
             levels_max=broker.limits.topic_levels_max,
         )

@@ -12,6 +12,7 @@ from gateway.mqtt.catchup import Catchup
 from gateway.mqtt.fanout import Counters, Output, Published, deliver
 from gateway.mqtt.properties import Properties
 from gateway.mqtt.sessions import SessionTable
+from gateway.mqtt.shared import GroupOutbox, Groups
 from log import Log, Partition
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Deliveries:
         self.appended: dict[Partition, None] = {}
         """Partitions with something in the round that is open."""
         self.catchup = Catchup(log, sessions, counters, now_ms, self.settle)
+        self.groups = sessions.groups = Groups(sessions, self.catchup)
+        sessions.remember_groups()
 
     @property
     def are_wanted(self) -> bool:
@@ -114,7 +117,9 @@ class Deliveries:
         before it is sent, and who could not take all."""
         for session in output.sessions:
             outbox = session.outbox
-            if outbox.after_commit or outbox.dropped_count:
+            if isinstance(outbox, GroupOutbox):
+                self._settle_group(session, outbox)
+            elif outbox.after_commit or outbox.dropped_count:
                 self._settle_one(session)
             if outbox.first_missed:
                 positions = session.positions(self._sessions.ends)
@@ -126,6 +131,17 @@ class Deliveries:
         self._settle_one(session)
         if session.reading is not None or session.outbox.is_resending:
             self.catchup.room_made(session)
+        self.groups.room_made(session)
+
+    def _settle_group(self, group: "Session", outbox: GroupOutbox) -> None:
+        """In one frame: where the group is, and what its members have of it."""
+        touched, outbox.touched = outbox.touched, set()
+        if any(member.outbox.after_commit for member in touched):
+            self._sessions.window_changed(group)
+        for member in touched:
+            self._settle_one(member)
+        self._counters.deliveries_dropped += outbox.dropped_count
+        outbox.dropped_count = 0
 
     def _settle_one(self, session: "Session") -> None:
         outbox = session.outbox

@@ -207,6 +207,11 @@ class Outbox:
         )
 
     @property
+    def takes_at_once(self) -> bool:
+        """`push` would send a message, and not keep it."""
+        return self.has_room and not self._queue and self._bytes <= self._bytes_max // 2
+
+    @property
     def has_room(self) -> bool:
         """A message could be sent now."""
         return not self._unsent and len(self._in_flight) < self._window

@@ -163,7 +163,9 @@ def _deliver_run(run: _Run, counters: Counters, now_ms: int, output: Output) -> 
             continue  # it has gone in this round, and will read from the log
         qos = min(qos, run.qos)
         retain = run.retain and retain_as_published
-        if qos == 0:
+        if session.is_shared:
+            sent_count = 0  # its members take turns, message by message
+        elif qos == 0:
             if not connection.is_writable:
                 counters.deliveries_dropped += run.count
                 continue
@@ -199,7 +201,7 @@ def _deliver_one(
     output: Output,
 ) -> None:
     """To one who cannot take the run as it is."""
-    if delivery.qos == 0:
+    if delivery.qos == 0 and not session.is_shared:
         data = encode_delivery(delivery, connection.level, 0, now_ms)
         if not connection.accepts_size(len(data)):
             counters.deliveries_dropped += 1

@@ -6,6 +6,7 @@ durable, through the log's small state:
     mqtt/session/<client id>   msgpack of SessionState: expiry and subscriptions
     mqtt/window/<client id>    positions in the log, and what is in flight (positions.py)
     mqtt/qos2/<client id>      the received identifiers, 2 bytes each, big-endian
+    mqtt/group/<hash>          the window of a shared subscription's group (shared.py)
 
 The received identifiers ride in the same frame as their messages, so after a crash either both
 are there or neither is: a PUBLISH of QoS 2 that is sent again is answered and not stored again.
@@ -14,6 +15,7 @@ A session that is away *sleeps*: all of it but its expiry and its will is in the
 only, so it costs a few hundred bytes however much there is for it.
 """
 
+from hashlib import blake2b
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -33,6 +35,7 @@ EXPIRY_NEVER_S = 0xFFFFFFFF
 _SESSION_KEY = b"mqtt/session/"
 _WINDOW_KEY = b"mqtt/window/"
 _QOS_2_KEY = b"mqtt/qos2/"
+_GROUP_KEY = b"mqtt/group/"
 
 
 class Subscription(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -112,6 +115,9 @@ class Session:
         "will_at_ms",
     )
 
+    is_shared = False
+    """It is a group of a shared subscription."""
+
     def __init__(self, client_id: str) -> None:
         self.client_id = client_id
         self.connection: Endpoint | None = None
@@ -185,8 +191,17 @@ class SessionStore:
         session.received = {
             int.from_bytes(received[at : at + 2]) for at in range(0, len(received), 2)
         }
-        window = self._log.get_state(_WINDOW_KEY + client_id)
+        return self.window(session)
+
+    def window(self, session: Session) -> Window | None:
+        """As it was saved."""
+        window = self._log.get_state(_window_key(session))
         return None if window is None else decode_window(window)
+
+    def subscriptions(self, session: Session) -> tuple[Subscription, ...]:
+        """Of a session that sleeps."""
+        state = self._log.get_state(_SESSION_KEY + session.client_id.encode())
+        return () if state is None else _decode_state(state).subscriptions
 
     def save(self, session: Session) -> None:
         """Expiry and subscriptions, when they are to outlive the connection."""
@@ -209,8 +224,14 @@ class SessionStore:
                 for entry in session.outbox.in_flight()
                 if entry.partition_id != NOT_IN_THE_LOG
             ]
-            data = encode_window(session.positions(ends), in_flight)
-            self._log.put_state(_WINDOW_KEY + session.client_id.encode(), data)
+            self.put_window(session, Window(session.positions(ends), in_flight))
+
+    def put_window(self, session: Session, window: Window) -> None:
+        self._log.put_state(_window_key(session), encode_window(*window))
+
+    def forget_window(self, session: Session) -> None:
+        if self._log.get_state(_window_key(session)) is not None:
+            self._log.put_state(_window_key(session), None)
 
     def save_received(self, session: Session) -> None:
         if session.is_stored:
@@ -228,6 +249,13 @@ class SessionStore:
                 self._log.put_state(prefix + client_id, None)
         session.is_stored = False
         return True
+
+
+def _window_key(session: Session) -> bytes:
+    name = session.client_id.encode()
+    if session.is_shared:  # a filter may be longer than a key of the state
+        return _GROUP_KEY + blake2b(name, digest_size=16).hexdigest().encode()
+    return _WINDOW_KEY + name
 
 
 def _decode_state(data: bytes) -> SessionState:

@@ -15,7 +15,7 @@ from gateway.limits import MqttLimits
 from gateway.mqtt.delivery import PACKET_ID_MAX
 from gateway.mqtt.errors import QuotaExceeded, SessionTakenOver
 from gateway.mqtt.packets import Will
-from gateway.mqtt.positions import Positions, Window, encode_positions
+from gateway.mqtt.positions import InFlight, Positions, Window, encode_positions
 from gateway.mqtt.session import (
     EXPIRY_NEVER_S,
     Reading,
@@ -24,11 +24,12 @@ from gateway.mqtt.session import (
     Subscription,
     Target,
 )
-from gateway.mqtt.topics import FilterTree
+from gateway.mqtt.topics import FilterTree, is_shared
 from log import Log
 
 if TYPE_CHECKING:
     from gateway.mqtt.endpoint import Endpoint
+    from gateway.mqtt.shared import Groups
 
 _SAVE_SWEEPS = 5
 """A window that has changed is saved within so many sweeps: what was acknowledged since is sent
@@ -74,6 +75,15 @@ class SessionTable:
             # take a new message with one of them for the old one.
             session.last_id = rng.randrange(PACKET_ID_MAX)
             self._set_offline(session, now_ms)
+        self.groups: Groups
+        """Set by its owner, who then calls `remember_groups`."""
+
+    def remember_groups(self) -> None:
+        """Which sessions that are away are members of which."""
+        for session in self._sessions.values():
+            for subscription in self._store.subscriptions(session):
+                if is_shared(subscription.filter):
+                    self.groups.remember(session.client_id, subscription)
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -127,6 +137,7 @@ class SessionTable:
         delay_s = 0
         if will is not None:
             delay_s = min(will.properties.will_delay_s or 0, session.expiry_s)
+        self.groups.detach(session, ends=session.expiry_s == 0)
         self._leave_trees(session)
         if session.expiry_s == 0:
             self._drop(session)
@@ -175,6 +186,9 @@ class SessionTable:
                 and (id(session) >> 4) % _SAVE_SWEEPS == self._sweep_count % _SAVE_SWEEPS
             ):
                 self.window_changed(session)
+        for group in self.groups.by_name.values():
+            if group.is_stored and group.outbox.is_changed:
+                self.window_changed(group)
         return was_empty and bool(self._window_changed)
 
     # -- subscriptions
@@ -185,7 +199,9 @@ class SessionTable:
         if subscription.filter not in known and len(known) >= self.limits.subscriptions_max:
             raise QuotaExceeded(f"{len(known)} subscriptions, no more are taken")
         reading = session.reading
-        if reading is None:
+        if is_shared(subscription.filter):
+            self.groups.join(session, subscription)
+        elif reading is None:
             self.tree.add(subscription.filter, session.client_id, (session, subscription))
         else:
             replaced = known.get(subscription.filter)
@@ -208,7 +224,9 @@ class SessionTable:
     def unsubscribe(self, session: Session, topic_filter: str) -> bool:
         if session.subscriptions.pop(topic_filter, None) is None:
             return False
-        if session.reading is None:
+        if is_shared(topic_filter):
+            self.groups.leave(session, topic_filter)
+        elif session.reading is None:
             self.tree.remove(topic_filter, session.client_id)
         else:
             session.reading.starts.pop(topic_filter, None)
@@ -220,13 +238,18 @@ class SessionTable:
         self._leave_trees(session)
         session.reading = reading
         for subscription in session.subscriptions.values():
-            self.reading_tree.add(subscription.filter, session.client_id, (session, subscription))
+            if not is_shared(subscription.filter):
+                self.reading_tree.add(
+                    subscription.filter, session.client_id, (session, subscription)
+                )
 
     def set_live(self, session: Session) -> None:
         """It is handed what becomes durable from now on, and has had everything before."""
         self._leave_trees(session)
         session.reading = None
-        for topic_filter, subscription in session.subscriptions.items():
+        for topic_filter, subscription in list(session.subscriptions.items()):
+            if is_shared(topic_filter):
+                continue
             if subscription.start:
                 subscription = session.subscriptions[topic_filter] = with_start(subscription, {})
             self.tree.add(topic_filter, session.client_id, (session, subscription))
@@ -264,8 +287,10 @@ class SessionTable:
         self._window_changed[session] = None
 
     def window_changed(self, session: Session) -> None:
-        """Likewise its window."""
+        """Likewise its window; of a group, its members' too, in the same frame."""
         self._window_changed[session] = None
+        if session.is_shared:
+            self._window_changed.update(dict.fromkeys(self.groups.kept_members(session)))
 
     def received_changed(self, session: Session) -> None:
         """Likewise its received identifiers."""
@@ -309,7 +334,35 @@ class SessionTable:
         expiry_s = min(session.expiry_s, self.limits.session_expiry_s_max)
         session.expires_at_ms = now_ms + expiry_s * 1000
 
+    def group_window(self, group: Session) -> Window | None:
+        return self._store.window(group) if group.is_stored else None
+
+    def add_returned(self, group: Session, entries: list[InFlight]) -> None:
+        """To a group of which nobody is there."""
+        window = self._store.window(group) or Window(dict(self.ends), [])
+        self._store.put_window(group, Window(window.positions, window.in_flight + entries))
+
+    def group_away(self, group: Session, *, is_kept: bool) -> None:
+        """Its last member that was there has gone."""
+        self._leave_trees(group)
+        if is_kept:
+            group.is_stored = True
+            self._put_to_sleep(group)
+
+    def forget_group(self, group: Session) -> None:
+        self._window_changed.pop(group, None)
+        if not self.has_failed:
+            self._store.forget_window(group)
+
     def _drop(self, session: Session) -> bool:
+        if session.connection is None and session.is_stored:
+            names = [
+                each.filter for each in self._store.subscriptions(session) if is_shared(each.filter)
+            ]
+            if names:
+                window = self._store.window(session)
+                in_flight = [] if window is None else window.in_flight
+                self.groups.forget(session.client_id, names, in_flight)
         self._leave_trees(session)
         for waiting in (self._changed, self._window_changed, self._received_changed):
             waiting.pop(session, None)

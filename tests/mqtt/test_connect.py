@@ -34,7 +34,7 @@ def test_a_5_0_client_is_told_the_terms(world: World) -> None:
     """3.2.2.3: what the server wants or cannot do is in CONNACK."""
     properties = world.client(5).connect(keep_alive_s=30).properties
     assert properties.retain_available is None, "they are"
-    assert properties.shared_subscription_available == 0
+    assert properties.shared_subscription_available == 1
     assert properties.receive_maximum == world.limits.receive_max
     assert properties.topic_alias_maximum == world.limits.topic_alias_max
     assert properties.maximum_packet_bytes == world.limits.packet_bytes_max

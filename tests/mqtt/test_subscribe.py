@@ -173,9 +173,23 @@ def test_a_subscription_made_between_two_messages_gets_the_second(world: World) 
         ("a/#/b", ReasonCode.TOPIC_FILTER_INVALID),
         ("a+", ReasonCode.TOPIC_FILTER_INVALID),
         ("/" * 3_000, ReasonCode.TOPIC_FILTER_INVALID),
-        ("$share/group/a", ReasonCode.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED),
+        ("$share/group", ReasonCode.TOPIC_FILTER_INVALID),
+        ("$share//a", ReasonCode.TOPIC_FILTER_INVALID),
+        ("$share/g+/a", ReasonCode.TOPIC_FILTER_INVALID),
+        ("$share/g/", ReasonCode.TOPIC_FILTER_INVALID),
+        ("$share/g/a+", ReasonCode.TOPIC_FILTER_INVALID),
     ],
-    ids=["empty", "# inside", "a+", "3000 slashes (CVE-2019-11779)", "shared"],
+    ids=[
+        "empty",
+        "# inside",
+        "a+",
+        "3000 slashes (CVE-2019-11779)",
+        "shared without a filter",
+        "shared without a name",
+        "shared with a wildcard in the name",
+        "shared with an empty filter",
+        "shared with a bad filter",
+    ],
 )
 def test_a_filter_that_cannot_be_is_refused_in_suback(
     world: World, topic_filter: str, code_5_0: ReasonCode
