@@ -6,15 +6,17 @@ goes by turns to a member with room in its window; where none has room, the grou
 log when one has. So no message waits in the queue of a member that may not come back.
 
 An unacknowledged message of QoS 1 of a session that has ended goes to another member, one of
-QoS 2 does not [MQTT-4.8.2-4], [MQTT-4.8.2-5]; nor one that a member refused [MQTT-4.8.2-6].
+QoS 2 does not [MQTT-4.8.2-5]; nor one that a member refused [MQTT-4.8.2-6]. A kept session gets its
+own again when it is back [MQTT-4.8.2-4].
 """
 
 from collections import deque
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from gateway.mqtt.delivery import Delivery, Outbox, encode_delivery
+from gateway.mqtt.delivery import Outbox
 from gateway.mqtt.errors import TopicFilterInvalid
+from gateway.mqtt.messages import Delivery, encode_delivery
 from gateway.mqtt.packets import LEVEL_5_0
 from gateway.mqtt.positions import InFlight, Positions
 from gateway.mqtt.session import Session, Subscription
@@ -113,7 +115,7 @@ class GroupOutbox(Outbox):
         return b""
 
     def _next_member(self) -> Session | None:
-        """By turns [MQTT-4.8.2-3 leaves the choice to the server]."""
+        """By turns; 4.8.2 leaves the choice to the server."""
         group = self._group
         names = list(group.online)
         for step in range(len(names)):
@@ -282,7 +284,7 @@ class Groups:
         return group
 
     def _take_back(self, group: Group, in_flight: list[InFlight]) -> None:
-        """[MQTT-4.8.2-4]"""
+        """What an ended session leaves of QoS 1 goes to another."""
         entries = [
             entry
             for entry in in_flight

@@ -194,7 +194,7 @@ def test_a_subscription_made_between_two_messages_gets_the_second(world: World) 
 def test_a_filter_that_cannot_be_is_refused_in_suback(
     world: World, topic_filter: str, code_5_0: ReasonCode
 ) -> None:
-    """3.9.3: a bad filter does not take the good ones with it."""
+    """3.9.3: a bad filter does not take the good ones with it. [MQTT-4.8.2-1], [MQTT-4.8.2-2]"""
     old, new = world.connected("old", 4), world.connected("new", 5)
     for client in (old, new):
         client.send(subscribe("good", topic_filter, qos=1))
