@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from gateway.mqtt.encode import encode_packet
+from gateway.mqtt.errors import ProtocolError
 from gateway.mqtt.messages import NOT_IN_THE_LOG, Batch, Delivery, Message, encode_delivery
 from gateway.mqtt.packets import LEVEL_5_0, PubRel
 from gateway.mqtt.positions import InFlight, Positions
@@ -235,6 +236,8 @@ class Outbox:
         if known is not None and known.qos == 1:
             self._taken(packet_id)
             del self._in_flight[packet_id]
+        elif packet_id in self._in_flight:
+            raise ProtocolError("PUBACK for QoS 2")  # [MQTT-4.13.1-1]; 3.1.1 [MQTT-4.8.0-1]
         return self._fill(now_ms)
 
     def all_acknowledged(self, packet_ids: Sequence[int], now_ms: int) -> bytes:
@@ -248,6 +251,8 @@ class Outbox:
             elif known is not None and known.qos == 1:
                 self._taken(packet_id)
                 del in_flight[packet_id]
+            elif packet_id in in_flight:
+                raise ProtocolError("PUBACK for QoS 2")  # as above
         self.is_changed = True
         return self._fill(now_ms)
 
@@ -256,7 +261,7 @@ class Outbox:
         if packet_id in self._in_flight:
             known = self._in_flight[packet_id]
             if known is not None and known.qos != 2:
-                return b""
+                raise ProtocolError("PUBREC for QoS 1")  # [MQTT-4.3.2-4]
             self._taken(packet_id)
             if code >= ReasonCode.UNSPECIFIED_ERROR:
                 del self._in_flight[packet_id]

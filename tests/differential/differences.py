@@ -11,7 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from gateway.mqtt.packets import LEVEL_3_1_1, LEVEL_5_0, Packet, Publish, PubRel
+from gateway.mqtt.packets import (
+    LEVEL_3_1_1,
+    LEVEL_5_0,
+    Publish,
+    PubRel,
+    Subscribe,
+    SubscriptionRequest,
+    Unsubscribe,
+    Will,
+)
+from gateway.mqtt.topics import filter_matches
 from tests.differential.compare import Divergence, Fact
 from tests.differential.player import CLOSED
 from tests.differential.sequences import Action, First, Malformed, Open, Send, Sequence, Step
@@ -24,6 +34,21 @@ class Difference:
     matches: Callable[[Divergence], bool]
     example: Sequence
     ends: bool = False
+
+
+def explain_all(divergences: list[Divergence]) -> list[Difference | None]:
+    """For each its entry. Where one connection lives on at one server only, what the other client
+    sees of that (a will, a message) in the same step is the same difference."""
+    found = [explain(each) for each in divergences]
+    for at, divergence in enumerate(divergences):
+        if found[at] is None and _only_deliveries(divergence.theirs + divergence.ours):
+            causes = [
+                cause
+                for other, cause in zip(divergences, found, strict=True)
+                if other.number == divergence.number and cause is not None and cause.ends
+            ]
+            found[at] = next(iter(causes), None)
+    return found
 
 
 def explain(divergence: Divergence) -> Difference | None:
@@ -39,11 +64,6 @@ def passes_over(divergence: Divergence) -> bool:
 def _name(divergence: Divergence) -> str:
     action = divergence.step.action
     return action.name if isinstance(action, Malformed | First) else ""
-
-
-def _sent(divergence: Divergence, kind: type[Packet]) -> bool:
-    action = divergence.step.action
-    return isinstance(action, Send) and isinstance(action.packet, kind)
 
 
 def _refusal(facts: tuple[Fact, ...]) -> int | None:
@@ -65,6 +85,10 @@ def _other_code(d: Divergence) -> bool:
     return bool(_name(d)) and (_refusal(d.theirs), _refusal(d.ours)) in _OTHER_CODES
 
 
+def _only_deliveries(facts: tuple[Fact, ...]) -> bool:
+    return all(fact[0] == "Publish" for fact in facts)
+
+
 _TAKEN = {
     **dict.fromkeys(("pingreq with body", "puback too long"), "4.13.1, 3.1.1 [MQTT-4.8.0-1]"),
     **dict.fromkeys(
@@ -81,7 +105,10 @@ _TAKEN = {
 
 
 def _taken(d: Divergence) -> bool:
-    return _name(d) in _TAKEN and d.theirs == () and (CLOSED,) in d.ours
+    forwarded = all(
+        fact[0] == "Publish" or "packet of this level" in str(fact[0]) for fact in d.theirs
+    )
+    return _name(d) in _TAKEN and forwarded and (CLOSED,) in d.ours
 
 
 _BAD_FILTERS = {
@@ -130,9 +157,112 @@ def _session_lost(d: Divergence) -> bool:
     )
 
 
+def _before_release(d: Divergence) -> bool:
+    """We deliver a QoS 2 message when it is durable, Mosquitto when it is released."""
+    action = d.step.action
+    if not (isinstance(action, Send) and isinstance(action.packet, Publish)):
+        return False
+    return (
+        action.packet.qos == 2
+        and d.theirs == ()
+        and all(fact[:2] == ("Publish", action.packet.topic) for fact in d.ours)
+    )
+
+
+def _sent_again(d: Divergence) -> bool:
+    action = d.step.action
+    return (
+        isinstance(action, Send)
+        and isinstance(action.packet, Publish)
+        and action.packet.qos == 2
+        and d.theirs == ((CLOSED,),)
+        and d.ours == (("PubRec", action.packet.packet_id, 0),)
+    )
+
+
+def _own_will(d: Divergence) -> bool:
+    """The will of a connection that is taken over."""
+    facts = d.theirs + d.ours
+    deliveries = [fact for fact in facts if fact[0] == "Publish"]
+    rest = [fact for fact in facts if fact[0] != "Publish"]
+    return (
+        isinstance(d.step.action, Open)
+        and bool(deliveries)
+        and all(fact[2] == b"will" for fact in deliveries)
+        and all(fact in (("Disconnect", 0x8E), (CLOSED,)) for fact in rest)
+    )
+
+
+def _no_subscription(d: Divergence) -> bool:
+    match (d.theirs, d.ours):
+        case ((("UnsubAck", int(one), tuple(theirs)),), (("UnsubAck", int(two), tuple(ours)),)):
+            return one == two and all(
+                left == right or (left, right) == (0, 0x11)
+                for left, right in zip(theirs, ours, strict=True)
+            )
+    return False
+
+
+def _lower_qos(d: Divergence) -> bool:
+    """The same deliveries, ours at a higher QoS: of several subscriptions the highest counts."""
+    return (
+        bool(d.ours)
+        and len(d.theirs) == len(d.ours)
+        and all(
+            left[:3] == right[:3]
+            and left[0] == "Publish"
+            and int(str(left[3])) < int(str(right[3]))
+            for left, right in zip(d.theirs, d.ours, strict=True)
+        )
+    )
+
+
+def _requests(d: Divergence) -> list[SubscriptionRequest]:
+    """All that the client has asked for before the step."""
+    return [
+        request
+        for step in d.sequence.steps[: d.number]
+        if step.client == d.client
+        and isinstance(step.action, Send)
+        and isinstance(step.action.packet, Subscribe)
+        for request in step.action.packet.requests
+    ]
+
+
+def _one_message(d: Divergence) -> str:
+    """The topic of the only message in question, "" where there is none or more than one."""
+    facts = d.theirs + d.ours
+    if d.level != LEVEL_5_0 or not _only_deliveries(facts):
+        return ""
+    found = {(str(fact[1]), fact[2]) for fact in facts}
+    return next(iter(found))[0] if len(found) == 1 else ""
+
+
+def _stale_no_local(d: Divergence) -> bool:
+    topic = _one_message(d)
+    options: dict[str, set[bool]] = {}
+    for request in _requests(d):
+        options.setdefault(request.filter, set()).add(request.no_local)
+    return d.step.client == d.client and any(
+        len(values) == 2 and filter_matches(name, topic) for name, values in options.items()
+    )
+
+
+def _copies(d: Divergence) -> bool:
+    """A copy for each subscription, or one with the identifiers of all."""
+    topic = _one_message(d)
+    matching = {each.filter for each in _requests(d) if filter_matches(each.filter, topic)}
+    return bool(topic) and len(matching) > 1 and len(d.theirs) >= len(d.ours)
+
+
 def _after_open(level: int, *actions: Action) -> Sequence:
     steps = tuple(Step(client=0, action=each) for each in (Open(clean=False), *actions))
     return Sequence(levels=(level, level), steps=steps)
+
+
+def _subscribe(*filters: tuple[str, int]) -> Send:
+    requests = tuple(SubscriptionRequest(filter=name, qos=qos) for name, qos in filters)
+    return Send(packet=Subscribe(packet_id=1, requests=requests))
 
 
 DIFFERENCES = (
@@ -199,6 +329,92 @@ DIFFERENCES = (
         clause="3.1.1 [MQTT-3.1.2-4], 3.1.2.4",
         matches=_session_lost,
         example=_after_open(LEVEL_3_1_1, Malformed(name="second connect"), Open(clean=False)),
+        ends=True,
+    ),
+    Difference(
+        name="QoS 2 messages are delivered before they are released",
+        clause="4.3.3",
+        matches=_before_release,
+        example=_after_open(
+            LEVEL_3_1_1,
+            _subscribe(("a", 1)),
+            Send(packet=Publish(topic="a", payload=b"m", qos=2, packet_id=1)),
+        ),
+        ends=True,
+    ),
+    Difference(
+        name="a QoS 2 PUBLISH that is sent again and again",
+        clause="[MQTT-4.3.3-10], 3.1.1 [MQTT-4.3.3-2]",
+        matches=_sent_again,
+        example=_after_open(
+            LEVEL_3_1_1,
+            *[Send(packet=Publish(topic="a", payload=b"m", qos=2, packet_id=1, dup=True))] * 3,
+        ),
+        ends=True,
+    ),
+    Difference(
+        name="the will of a connection that is taken over",
+        clause="3.1.4, 3.1.1 [MQTT-3.1.2-8]",
+        matches=_own_will,
+        example=Sequence(
+            levels=(4, 4),
+            steps=tuple(
+                Step(client=0, action=each)
+                for each in (
+                    Open(clean=False, will=Will(topic="a", payload=b"will", qos=1)),
+                    _subscribe(("a", 1)),
+                    Open(clean=False),
+                )
+            ),
+        ),
+        ends=True,
+    ),
+    Difference(
+        name="no subscription existed",
+        clause="3.11.3",
+        matches=_no_subscription,
+        example=_after_open(
+            LEVEL_5_0,
+            Send(packet=Unsubscribe(packet_id=1, filters=("$unseen/a",))),
+        ),
+    ),
+    Difference(
+        name="No Local of a subscription that is made again",
+        clause="[MQTT-3.8.4-3]",
+        matches=_stale_no_local,
+        example=_after_open(
+            LEVEL_5_0,
+            _subscribe(("a", 1)),
+            Send(
+                packet=Subscribe(
+                    packet_id=2,
+                    requests=(SubscriptionRequest(filter="a", qos=1, no_local=True),),
+                )
+            ),
+            Send(packet=Publish(topic="a", payload=b"m", qos=1, packet_id=1)),
+        ),
+        ends=True,
+    ),
+    Difference(
+        name="one copy for overlapping subscriptions",
+        clause="3.3.4, [MQTT-3.3.4-4]",
+        matches=_copies,
+        example=_after_open(
+            LEVEL_5_0,
+            _subscribe(("a", 1), ("#", 1)),
+            Send(packet=Publish(topic="a", payload=b"m", qos=1, packet_id=1)),
+        ),
+        ends=True,
+    ),
+    Difference(
+        name="the highest QoS of overlapping subscriptions",
+        clause="[MQTT-3.3.5-1], 3.1.1 [MQTT-3.3.5-1]",
+        matches=_lower_qos,
+        example=_after_open(
+            LEVEL_3_1_1,
+            _subscribe(("#", 1), ("b", 0)),
+            Send(packet=Publish(topic="b", payload=b"m", qos=1, packet_id=1)),
+        ),
         ends=True,
     ),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import msgspec
 from hypothesis import strategies as st
@@ -111,7 +112,7 @@ _topics = st.sampled_from(TOPICS)
 _filters = st.sampled_from(FILTERS)
 _ids = st.integers(1, 6)
 _maybe = st.booleans()
-_retains = st.sampled_from((False, False, True))
+_retains = st.just(False)  # true as well once retained messages are sent to new subscribers
 
 _message_properties = st.just(NO_PROPERTIES) | st.fixed_dictionaries(
     {},
@@ -124,6 +125,12 @@ _message_properties = st.just(NO_PROPERTIES) | st.fixed_dictionaries(
         "user_properties": st.sampled_from(((("k", "v"),), (("k", "v"), ("k", ""), ("", "w")))),
     },
 ).map(lambda given: msgspec.convert(given, Properties))
+
+
+def _weighted(*choices: tuple[int, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+    """One of these, so many times as often; st.one_of counts each but once."""
+    table = [strategy for weight, strategy in choices for _ in range(weight)]
+    return st.integers(0, len(table) - 1).flatmap(table.__getitem__)
 
 
 @cache
@@ -170,7 +177,7 @@ def _publishes(level: int) -> st.SearchStrategy[Publish]:
         ),
         _topics,
         st.sampled_from((b"m", b"n", b"")),
-        st.integers(0, 2),
+        st.sampled_from((0, 0, 1, 1, 1, 2)),
         _ids,
         st.sampled_from((False, False, False, True)),
         _retains,
@@ -205,22 +212,22 @@ def _sends(level: int) -> st.SearchStrategy[Send]:
         st.builds(kind, packet_id=st.sampled_from((7, 60_000)))
         for kind in (PubAck, PubRec, PubRel, PubComp)
     ]
-    packets: list[st.SearchStrategy[Packet]] = [
-        _publishes(level),
-        _publishes(level),
-        _publishes(level),
-        _subscribes(level),
-        _subscribes(level),
-        st.builds(
-            Unsubscribe,
-            packet_id=_ids,
-            filters=st.lists(_filters, min_size=1, max_size=3).map(tuple),
+    packets = _weighted(
+        (8, _publishes(level)),
+        (6, _subscribes(level)),
+        (
+            2,
+            st.builds(
+                Unsubscribe,
+                packet_id=_ids,
+                filters=st.lists(_filters, min_size=1, max_size=3).map(tuple),
+            ),
         ),
-        st.builds(PubRel, packet_id=_ids),
-        st.one_of(strangers),
-        st.builds(Disconnect, code=codes),
-    ]
-    return st.builds(Send, packet=st.one_of(packets))
+        (1, st.builds(PubRel, packet_id=_ids)),
+        (1, st.one_of(strangers)),
+        (1, st.builds(Disconnect, code=codes)),
+    )
+    return st.builds(Send, packet=packets)
 
 
 @cache
@@ -242,32 +249,23 @@ def _actions(level: int) -> st.SearchStrategy[Action]:
     is_5_0 = level == LEVEL_5_0
     bad = sorted({**CONNECTED, **CONNECTED_5_0} if is_5_0 else CONNECTED)
     first = sorted({**FIRST, **FIRST_5_0} if is_5_0 else FIRST)
-    sends = _sends(level)
     answers = st.builds(Answer, place=st.integers(0, 2))
-    rare: list[st.SearchStrategy[Action]] = [
-        st.builds(First, name=st.sampled_from(first)),
-        st.builds(Malformed, name=st.sampled_from(bad)),
-        st.builds(Malformed, name=st.sampled_from(bad)),
-        st.builds(Unframed, name=st.sampled_from(sorted(UNFRAMED))),
-        st.just(Drop()),
-        st.builds(Answer, place=st.integers(0, 2), is_wrong=st.just(True)),
-    ]
-    return st.one_of(
-        sends,
-        sends,
-        sends,
-        answers,
-        answers,
-        _opens(level),
-        _twice(level),
-        *rare[:1],
-        st.one_of(rare),
+    return _weighted(
+        (40, _sends(level)),
+        (8, answers),
+        (4, _opens(level)),
+        (4, _twice(level)),
+        (1, st.builds(First, name=st.sampled_from(first))),
+        (4, st.builds(Malformed, name=st.sampled_from(bad))),
+        (1, st.builds(Unframed, name=st.sampled_from(sorted(UNFRAMED)))),
+        (2, st.just(Drop())),
+        (1, st.builds(Answer, place=st.integers(0, 2), is_wrong=st.just(True))),
     )
 
 
 _levels = st.tuples(*[st.sampled_from((LEVEL_3_1_1, LEVEL_5_0))] * 2)
-_clients = st.sampled_from(((0,), (0, 0, 1)))
-_counts = st.integers(2, 10)
+_clients = st.sampled_from(((0,), (0, 0, 1), (0, 0, 1)))
+_counts = st.integers(2, 14)
 _picks = st.integers(0, 2)
 
 
@@ -279,5 +277,15 @@ def sequences(draw: st.DrawFn) -> Sequence:
     steps = [Step(client=each, action=draw(_opens(levels[each]))) for each in sorted({*clients})]
     for _ in range(draw(_counts)):
         client = clients[draw(_picks) % len(clients)]
-        steps.append(Step(client=client, action=draw(_actions(levels[client]))))
+        action = draw(_actions(levels[client]))
+        steps.append(Step(client=client, action=action))
+        if _ends(action) and draw(_maybe):
+            steps.append(Step(client=client, action=draw(_opens(levels[client]))))
     return Sequence(levels=(levels[0], levels[1]), steps=tuple(steps))
+
+
+def _ends(action: Action) -> bool:
+    """Whether the client is likely to be without a connection behind it."""
+    if isinstance(action, Send):
+        return isinstance(action.packet, Disconnect)
+    return isinstance(action, First | Malformed | Unframed | Drop)

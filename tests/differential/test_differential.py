@@ -18,10 +18,11 @@ from random import SystemRandom
 import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
+from gateway.mqtt.packets import Publish, Subscribe, SubscriptionRequest
 from tests.differential.compare import Divergence, diverge
-from tests.differential.differences import DIFFERENCES, Difference, explain, passes_over
+from tests.differential.differences import DIFFERENCES, Difference, explain_all, passes_over
 from tests.differential.player import Player
-from tests.differential.sequences import Sequence, sequences
+from tests.differential.sequences import Answer, Open, Send, Sequence, Step, Twice, sequences
 from tests.rigs import GatewayProcess, Mosquitto
 from tests.rigs.needs import require
 
@@ -42,7 +43,7 @@ class Pair:
     def compare(self, sequence: Sequence) -> list[Divergence]:
         """All divergences but those that more patience makes go away."""
         found = self._compare(sequence, patience_s=0.0)
-        if any(explain(each) is None for each in found):
+        if None in explain_all(found):
             found = self._compare(sequence, patience_s=_PATIENCE_S)
         return found
 
@@ -82,8 +83,7 @@ def test_generated_sequences_are_answered_alike(pair: Pair) -> None:
         divergences = pair.compare(sequence)
         pair.counts["sequences"] += 1
         pair.counts["alike in all"] += not divergences
-        for divergence in divergences:
-            difference = explain(divergence)
+        for divergence, difference in zip(divergences, explain_all(divergences), strict=True):
             assert difference is not None, f"\n{divergence}"
             pair.counts[difference.name] += 1
 
@@ -96,8 +96,7 @@ def test_generated_sequences_are_answered_alike(pair: Pair) -> None:
 
 @pytest.mark.parametrize("difference", DIFFERENCES, ids=lambda each: each.name)
 def test_every_listed_difference_is_still_there(pair: Pair, difference: Difference) -> None:
-    found = [explain(each) for each in pair.compare(difference.example)]
-    assert difference in found
+    assert difference in explain_all(pair.compare(difference.example))
 
 
 def test_the_document_lists_what_the_code_does() -> None:
@@ -105,3 +104,21 @@ def test_the_document_lists_what_the_code_does() -> None:
     missing = [each.name for each in DIFFERENCES if f"| {each.name} |" not in text]
     assert missing == []
     assert text.count("\n| ") == len(DIFFERENCES) + 2, "a row that is not in the code"
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+@pytest.mark.parametrize("level", [4, 5])
+def test_an_acknowledgement_of_the_other_qos_ends_the_connection(
+    pair: Pair, level: int, qos: int
+) -> None:
+    """[MQTT-4.13.1-1], 3.1.1 [MQTT-4.8.0-1]; else the message would wait for ever."""
+    actions = (
+        Open(),
+        Send(packet=Subscribe(packet_id=1, requests=(SubscriptionRequest(filter="a", qos=qos),))),
+        Twice(packet=Publish(topic="a", payload=b"m", qos=2, packet_id=1)),
+        Answer(place=0, is_wrong=True),
+    )
+    steps = tuple(Step(client=0, action=each) for each in actions)
+    sequence = Sequence(levels=(level, level), steps=steps)
+    assert None not in explain_all(pair.compare(sequence))
+    assert "closed" in pair.sluicegate.play(sequence)[-1][-1].items
