@@ -23,8 +23,9 @@ from gateway.mqtt.errors import TransportError
 from gateway.mqtt.websocket import WebSocketLayer
 from tests.e2e.raw_mqtt import V311, connect_packet, publish_packet
 from tests.mqtt.doors import gateway_with, listener, tcp, trusting
-from tests.rigs import GatewayProcess, free_port, wait_for
+from tests.rigs import GatewayProcess, free_port, need_node, wait_for
 from tests.rigs.certificates import Authority
+from tests.rigs.mqttjs import roundtrip
 
 BINARY, TEXT, CONTINUATION, CLOSE, PING, PONG = 2, 1, 0, 8, 9, 10
 CONNACK = b"\x20\x02\0\0"
@@ -421,6 +422,21 @@ def test_paho_publishes_and_subscribes_over_wss(
     context.check_hostname = False
     client.tls_set_context(context)
     run_paho(client, WSS)
+
+
+@need_node
+@pytest.mark.parametrize("version", [4, 5])
+def test_mqtt_js_publishes_and_subscribes_over_ws_and_wss(
+    gateway: GatewayProcess, authority: Authority, version: int
+) -> None:
+    """The client of browsers; its `end` fails if the closing handshakes do not fit."""
+    expected = [f"mqttjs/{qos} {70_000 + qos} {qos}" for qos in range(3)]
+    for url, ca in (
+        (f"ws://127.0.0.1:{ANY}/", None),
+        (f"wss://127.0.0.1:{WSS}/mqtt", authority.ca),
+    ):
+        done = roundtrip(url, version, ca)
+        assert done.stdout.splitlines() == expected, done.stderr
 
 
 # -- the layer alone

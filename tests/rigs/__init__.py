@@ -7,7 +7,7 @@ An asyncio test calls the slow ones through `asyncio.to_thread`.
 from tests.rigs.gateway import GatewayFailed, GatewayProcess
 from tests.rigs.kafka import KafkaCluster, KafkaFailed, PartitionState, dump_log, jars
 from tests.rigs.mosquitto import Mosquitto
-from tests.rigs.needs import missing_for, need_java, need_mosquitto, need_strace
+from tests.rigs.needs import missing_for, need_java, need_mosquitto, need_node, need_strace
 from tests.rigs.ports import free_port, wait_for, wait_for_port
 from tests.rigs.proxy import TcpProxy
 from tests.rigs.upstream import UpstreamRecord, default_partitions, read_topic
@@ -28,6 +28,7 @@ __all__ = [
     "missing_for",
     "need_java",
     "need_mosquitto",
+    "need_node",
     "need_strace",
     "read_topic",
     "wait_for",

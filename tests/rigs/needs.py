@@ -14,6 +14,7 @@ import pytest
 
 need_java = pytest.mark.kafka
 need_mosquitto = pytest.mark.mosquitto
+need_node = pytest.mark.node
 need_strace = pytest.mark.strace
 
 # marker -> (programs, what they are to a person, Debian's packages)
@@ -24,6 +25,7 @@ _NEEDS = {
         "the mosquitto broker and its clients are not here",
         "mosquitto mosquitto-clients",
     ),
+    "node": (("node", "npm"), "MQTT.js needs Node.js and npm", "nodejs npm"),
     "strace": (("strace",), "strace is not here", "strace"),
     "compiler": (("gcc",), "no C compiler for the load", "gcc libc6-dev"),
 }
