@@ -349,3 +349,33 @@ async def test_held_memory_is_bounded_whatever_the_backlog(
             await asyncio.sleep(0)
         assert 0 < held <= bound
     await assert_exactly_once(kafka.bootstrap, topic, 30_000, partition_count=3)
+
+
+@pytest.mark.parametrize("gone", [("checkpoint",), ("checkpoint", "journal")])
+async def test_what_is_sent_again_after_the_state_was_lost_says_so(
+    kafka: KafkaCluster, tmp_path: Path, topic: str, gone: tuple[str, ...]
+) -> None:
+    """Without the cursor and the producer id nobody can tell what is upstream already."""
+    async with Site(tmp_path, topic) as site:
+        await site.publish(200)
+        site.seal()
+        await site.connect(config(kafka.bootstrap))
+        await site.drained()
+    for path in tmp_path.iterdir():
+        if path.name.startswith(gone):
+            path.unlink()
+    async with Site(tmp_path, topic) as site:
+        is_lost = site.log.recovery.state_lost
+        await site.publish(100, first=200)
+        await site.connect(config(kafka.bootstrap))
+        await site.drained()
+    records = await upstream(kafka.bootstrap, topic)
+    again = [each for each in records if each.header(RESENT_HEADER.decode()) is not None]
+    if is_lost:
+        assert numbers(records) == [*range(200), *range(300)]
+        assert numbers(again) == list(range(200))
+    else:
+        # The journal still had every change: nothing was lost, and nothing is sent again.
+        assert numbers(records) == list(range(300))
+        assert again == []
+    assert is_lost == ("journal" in gone)

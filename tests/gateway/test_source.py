@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -24,6 +25,7 @@ from gateway.sources.source import Source
 from log import LogLimits
 from tests.log.helpers import values
 from tests.log.shells import LIMITS, Rig, eventually
+from tests.rigs import TcpProxy
 from tests.rigs.mosquitto import Mosquitto
 from tests.rigs.needs import find_program, need_mosquitto
 
@@ -60,12 +62,13 @@ class Running:
         qos: int = 1,
         limits: SourceLimits | None = None,
         log_limits: LogLimits = LIMITS,
+        port: int | None = None,
         **options: object,
     ) -> None:
         self.rig = Rig(directory, log_limits)
         self.config = SourceConfig(
             name="plant",
-            address=Address(host="127.0.0.1", port=broker.port),
+            address=Address(host="127.0.0.1", port=port or broker.port),
             qos=qos,
             limits=limits or SourceLimits(backoff_min_ms=20, backoff_max_ms=100),
             **options,  # type: ignore[arg-type]
@@ -274,3 +277,29 @@ async def test_a_certificate_that_is_not_trusted_is_refused_and_tried_again(
         await running.rig.stop()
     finally:
         broker.stop()
+
+
+async def test_a_link_that_goes_silent_is_given_up_and_what_came_meanwhile_arrives(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = Mosquitto(tmp_path / "broker")
+    broker.start()
+    proxy = TcpProxy(broker.port)
+    limits = SourceLimits(backoff_min_ms=20, backoff_max_ms=100, keep_alive_s=1)
+    try:
+        async with Running(tmp_path / "data", broker, limits=limits, port=proxy.port) as running:
+            await asyncio.to_thread(publish, broker, "before")
+            await eventually(lambda: running.stored == [b"before"])
+            proxy.blackhole()
+            await asyncio.to_thread(publish, broker, "meanwhile")
+            await eventually(lambda: "source.away" in caplog.text)
+            proxy.restore()
+            await eventually(lambda: running.stored == [b"before", b"meanwhile"])
+    finally:
+        proxy.close()
+        broker.stop()
+
+
+def test_a_gateway_without_a_source_does_not_load_paho() -> None:
+    command = "import sys, gateway.app; sys.exit('paho' in sys.modules)"
+    subprocess.run([sys.executable, "-c", command], check=True, timeout=60)
