@@ -143,6 +143,13 @@ def test_a_puback_of_identifier_0_among_others_is_a_protocol_error(world: World)
     assert client.is_closed
 
 
+def test_a_puback_that_contains_what_looks_like_another_is_malformed(world: World) -> None:
+    """3.1.1: 3.4.1, its Remaining Length is 2."""
+    client = subscriber(world, "subscriber")
+    client.send_bytes(b"\x40\6\0\1\x40\2\0\2")
+    assert client.is_closed
+
+
 def test_pubacks_in_any_pieces_are_the_same(world: World) -> None:
     client = subscriber(world, "subscriber")
     world.connected("publisher").send(*run_of(9))
