@@ -105,6 +105,7 @@ def handle_pubacks(
     if (
         session is None
         or connection.is_ended
+        or not count  # shorter than a PUBACK can be
         or data[position:end:4] != b"\x40" * count
         or data[position + 1 : end : 4] != b"\x02" * count
         or 0 in (packet_ids := unpack(f">{2 * count}H", data[position:end])[1::2])
