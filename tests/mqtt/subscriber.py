@@ -1,9 +1,10 @@
 """A subscriber as the standard wants it (4.3, 4.4): it keeps its half of the session over
 connections, and remembers what it was handed."""
 
+import threading
 from collections.abc import Callable
 
-from gateway.mqtt.packets import Packet, PubAck, PubComp, Publish, PubRec, PubRel
+from gateway.mqtt.packets import Packet, PubAck, PubComp, Publish, PubRec, PubRel, SubAck
 
 
 class Subscriber:
@@ -13,6 +14,8 @@ class Subscriber:
         self.received: set[int] = set()
         """QoS 2 identifiers that are not released (method B of 4.3.3)."""
         self.handed: list[Publish] = []
+        self.subscribed = threading.Event()
+        """A SUBACK came."""
 
     def hear(self, packet: Packet) -> list[Packet]:
         match packet:
@@ -29,6 +32,8 @@ class Subscriber:
             case PubRel():
                 self.received.discard(packet.packet_id)
                 return [PubComp(packet_id=packet.packet_id)]
+            case SubAck():
+                self.subscribed.set()
         return []
 
 

@@ -207,6 +207,7 @@ def test_a_persistent_subscriber_gets_qos_2_exactly_once_through_sigkill(
         )
         if life % 3 != 1:  # in some lives it is away
             link.start()
+            assert keeper.subscribed.wait(10), "what was published before is not for it"
         publisher.start()
         time.sleep(rng.uniform(0.05, 0.4))
         gateway.kill()
