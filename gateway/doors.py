@@ -105,7 +105,7 @@ def _context(config: ListenerConfig) -> SSLContext | None:
 def _authenticator(config: ListenerConfig, worker: Worker) -> Authenticator | None:
     if config.anonymous and config.password_file is None and not config.certificate_user_name:
         return None
-    # Not without need: hashlib takes memory.
+    # Not without need: it takes memory.
     from gateway.passwords import PasswordAuthenticator, read_password_file
 
     path = config.password_file

@@ -121,7 +121,7 @@ def gateway(
         ),
     )
     folder: Path = tmp_path_factory.mktemp("gateway")
-    with gateway_with(folder, *tables, head="[limits]\nconnect_timeout_ms = 2000\n") as process:
+    with gateway_with(folder, *tables, head="[limits]\nconnect_timeout_ms = 3000\n") as process:
         yield process
 
 

@@ -47,7 +47,7 @@ def gateway(
         listener("plain", "mqtts", PLAIN, **files),
         listener("mutual", "mqtts", MUTUAL, **mutual),
         listener("new", "mqtts", NEW, min_version="1.3", **files),
-        head="[limits]\nconnect_timeout_ms = 2000\n",
+        head="[limits]\nconnect_timeout_ms = 3000\n",
     ) as process:
         yield process
 
@@ -147,6 +147,23 @@ def test_name_in_the_certificate_is_the_user_s(
     with WrappedClient(tls(MUTUAL, trusting(authority.ca, *authority.issue("press-7")))) as client:
         client.connect("press-7", V311)
         client.publish("a", b"1", V311, packet_id=1)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_name_in_the_certificate_is_known_when_a_session_is_resumed(
+    gateway: GatewayProcess, authority: Authority, version: ssl.TLSVersion
+) -> None:
+    """A resumed handshake sends no certificate: it is the session's."""
+    context = trusting(authority.ca, *authority.issue("press-9"))
+    context.maximum_version = version
+    with tls(MUTUAL, context) as first:
+        first.sendall(connect_packet("press-9", V311))
+        assert first.recv(4) == b"\x20\x02\0\0"
+        session = first.session
+    again = context.wrap_socket(tcp(MUTUAL), server_hostname="gateway.test", session=session)
+    with again, WrappedClient(again) as client:
+        assert again.session_reused
+        client.connect("press-9", V311)
 
 
 def test_plain_mqtt_on_a_tls_listener_is_closed_and_logged(gateway: GatewayProcess) -> None:
