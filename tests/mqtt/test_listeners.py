@@ -282,7 +282,8 @@ def test_nothing_of_tls_websocket_or_passwords_is_loaded_for_plain_listeners() -
         "from gateway.config import load, Flags; from pathlib import Path;"
         "load(Flags(), default_data=Path('/'));"
         "print(*(each for each in ('wsproto', 'h11', 'gateway.tls', 'gateway.mqtt.tls_layer',"
-        "'gateway.mqtt.websocket', 'gateway.mqtt.layered', 'gateway.passwords') if each in sys.modules))"
+        "'gateway.mqtt.websocket', 'gateway.mqtt.layered', 'gateway.passwords')"
+        " if each in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
