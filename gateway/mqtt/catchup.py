@@ -18,13 +18,13 @@ from collections import deque
 from collections.abc import Callable
 
 from gateway.mqtt.fanout import Counters, Output
-from gateway.mqtt.matching import Matcher, target_at
+from gateway.mqtt.matching import Matcher, count_replayed, target_at
 from gateway.mqtt.messages import Delivery, Message, encode_delivery
 from gateway.mqtt.positions import InFlight, Positions, decode_positions
 from gateway.mqtt.session import Reading, Session, Target
 from gateway.mqtt.sessions import SessionTable, target_of
 from gateway.mqtt.slices import Slice, Slices, behind_batch
-from gateway.mqtt.stored import StoredMessage, stored_message
+from gateway.mqtt.stored import StoredMessage, message_of, stored_message, told_positions
 from log import CorruptBatch, Log, OffsetOutOfRange, Partition, Record
 
 _log = logging.getLogger(__name__)
@@ -63,8 +63,9 @@ class Catchup:
 
     def attach(self, session: Session, positions: Positions | None) -> None:
         """A connection begins; `positions` of a session that was away."""
-        reads = positions is not None and any(
-            subscription.qos for subscription in session.subscriptions.values()
+        reads = positions is not None and (
+            any(subscription.qos for subscription in session.subscriptions.values())
+            or session.wants_positions
         )
         if not reads:
             self._sessions.set_live(session)
@@ -79,13 +80,15 @@ class Catchup:
         partitions = self._log.partitions.values()
         ends = {partition.partition_id: partition.end_offset for partition in partitions}
         places = {key: min(positions.get(key, 0), end) for key, end in ends.items()}
-        if places == ends and session.feed is None:
+        if places == ends and session.feed is None and not session.wants_positions:
             self._sessions.set_live(session)
             return
         reading = Reading(places, ends, dict(self._sessions.ends))
         for subscription in session.subscriptions.values():
             if subscription.start:
                 reading.starts[subscription.filter] = decode_positions(subscription.start)
+            if subscription.replay_limit is not None:
+                reading.replays[subscription.filter] = subscription.replay_limit
         self._sessions.set_reading(session, reading)
         self.reading[session] = reading
         self._at_end.discard(session)
@@ -170,7 +173,9 @@ class Catchup:
             if place.group and not session.is_shared:
                 shared = self._sessions.groups.subscription(session, place.group)
                 target = target_of(session, [shared]) if shared is not None else None
-            message = self._message(record, stored, place.partition_id)
+            message = message_of(
+                record, stored, place.partition_id, self._log.now_ms(), self._now_ms()
+            )
             delivery = Delivery(
                 message._replace(expires_at_ms=None),  # it was sent before it expired
                 place.qos,
@@ -229,7 +234,7 @@ class Catchup:
 
     def _reached_end(self, session: Session, reading: Reading) -> None:
         ends = self._sessions.ends
-        if all(
+        if not session.wants_positions and all(
             offset >= reading.barrier[key] and offset >= ends[key]
             for key, offset in reading.positions.items()
         ):
@@ -304,13 +309,19 @@ class Catchup:
                 continue
             if stored is None or message is None:
                 stored = stored_message(record)
-                message = self._message(record, stored, partition_id)
+                message = message_of(
+                    record, stored, partition_id, self._log.now_ms(), self._now_ms()
+                )
             target = matched.target or target_at(
-                matched, reading, stored.client_id, partition_id, offset
+                matched, reading, stored.client_id, stored.qos, partition_id, offset
             )
             if target is None:
                 continue
-            if not self._hand(message, stored, target, reading, output, now_ms):
+            extra = told_positions(self._log, message) if matched.with_position else ()
+            if self._hand(message, stored, target, extra, reading, output, now_ms):
+                if reading.replays:
+                    count_replayed(matched, reading, self._sessions.ends)
+            else:
                 reading.positions[partition_id] = offset
                 reading.is_blocked = True
                 group.discard(session)
@@ -320,6 +331,7 @@ class Catchup:
         message: Message,
         stored: StoredMessage,
         target: Target,
+        extra: tuple[tuple[str, str], ...],
         reading: Reading,
         output: Output,
         now_ms: int,
@@ -330,15 +342,18 @@ class Catchup:
         if connection is None:
             return False
         qos = min(target.qos, stored.qos)
-        if not qos and message.offset < reading.qos_0_from[message.partition_id]:
+        if (
+            not qos
+            and not reading.replays  # or `target_at` has seen to it
+            and message.offset < reading.qos_0_from[message.partition_id]
+        ):
             return True
         if not connection.is_writable or (
             qos and not session.outbox.takes(message.size_bytes, _WAITING_BYTES_MAX)
         ):
             return False
-        extra: tuple[tuple[str, str], ...] = ()
         if session.missed_count:
-            extra = ((_MISSED, str(session.missed_count)),)
+            extra += ((_MISSED, str(session.missed_count)),)
             session.missed_count = 0
         delivery = Delivery(
             message,
@@ -360,25 +375,6 @@ class Catchup:
         if data:
             output.add(connection, data)
         return True
-
-    def _message(self, record: Record, stored: StoredMessage, partition_id: int) -> Message:
-        expires_at_ms = None
-        if stored.properties.message_expiry_s is not None:
-            # From the wall clock of the record to the clock of the broker.
-            age_ms = self._log.now_ms() - record.timestamp_ms
-            left_ms = stored.properties.message_expiry_s * 1000 - age_ms
-            expires_at_ms = self._now_ms() + left_ms
-        return Message(
-            stored.topic,
-            record.value or b"",
-            stored.retain,
-            stored.properties,
-            expires_at_ms,
-            stored.properties_bytes,
-            partition_id,
-            record.offset,
-            record.timestamp_ms,
-        )
 
 
 def _has_room(session: Session) -> bool:

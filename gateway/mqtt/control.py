@@ -37,6 +37,7 @@ from gateway.mqtt.packets import (
 )
 from gateway.mqtt.properties import NO_PROPERTIES, Properties
 from gateway.mqtt.reason_codes import ReasonCode
+from gateway.mqtt.replay import read_replay, split_replay
 from gateway.mqtt.retained_feed import send_retained
 from gateway.mqtt.session import Session, Subscription
 from gateway.mqtt.sessions import granted_expiry_s
@@ -139,10 +140,10 @@ def _subscribe(
     broker.store()  # what came before is before the subscriptions
     if connection.is_ended:
         return
-    subscription_id = next(iter(packet.properties.subscription_ids), 0)
     known = set(session.subscriptions)
     answers = [
-        _grant(connection, broker, session, request, subscription_id) for request in packet.requests
+        _grant(connection, broker, session, request, packet.properties)
+        for request in packet.requests
     ]
     broker.catchup.changed(session)
     answer = SubAck(
@@ -151,7 +152,8 @@ def _subscribe(
         properties=_why(connection, [why for _, why in answers]),
     )
     _answer_change(connection, broker, session, answer)
-    send_retained(broker, session, packet.requests, known)
+    if not any(each.replay_limit is not None for each in session.subscriptions.values()):
+        send_retained(broker, session, packet.requests, known)
 
 
 def _grant(
@@ -159,30 +161,30 @@ def _grant(
     broker: "Broker",
     session: Session,
     request: SubscriptionRequest,
-    subscription_id: int,
+    properties: Properties,
 ) -> tuple[int, str]:
     """The SUBACK code of one filter, and why it is refused: a bad one does not end the connection
     (3.9.3). 3.1 has no code for it, so there it does."""
     is_5_0 = connection.level == LEVEL_5_0
     try:
-        topic_filter = request.filter
-        if is_shared(topic_filter):
-            topic_filter = split_shared(topic_filter)[1]
+        start, topic_filter = split_replay(request.filter)
+        replay = read_replay(start, topic_filter, properties)
         check_topic_filter(
-            topic_filter,
+            split_shared(topic_filter)[1] if is_shared(topic_filter) else topic_filter,
             bytes_max=broker.limits.topic_bytes_max,
             levels_max=broker.limits.topic_levels_max,
         )
         broker.sessions.subscribe(
             session,
             Subscription(
-                filter=request.filter,
+                filter=topic_filter,
                 qos=request.qos,
                 no_local=request.no_local,
                 retain_as_published=request.retain_as_published,
-                subscription_id=subscription_id,
+                subscription_id=next(iter(properties.subscription_ids), 0),
             ),
         )
+        broker.deliveries.replayer.begin(session, topic_filter, replay)
     except MqttError as error:
         if connection.level == LEVEL_3_1:
             raise
@@ -211,6 +213,10 @@ def _unsubscribe(
 
 def _end_subscription(broker: "Broker", session: Session, topic_filter: str) -> int:
     """The UNSUBACK code of one filter."""
+    try:
+        topic_filter = split_replay(topic_filter)[1]
+    except MqttError as error:
+        return error.reason
     if broker.sessions.unsubscribe(session, topic_filter):
         return ReasonCode.SUCCESS
     try:

@@ -11,6 +11,7 @@ from gateway.ingest import Route
 from gateway.mqtt.catchup import Catchup
 from gateway.mqtt.fanout import Counters, Output, Published, deliver
 from gateway.mqtt.properties import Properties
+from gateway.mqtt.replay import Replayer
 from gateway.mqtt.sessions import SessionTable
 from gateway.mqtt.shared import GroupOutbox, Groups
 from log import Log, Partition
@@ -42,6 +43,7 @@ class Deliveries:
         self.catchup = Catchup(log, sessions, counters, now_ms, self.settle)
         self.groups = sessions.groups = Groups(sessions, self.catchup)
         sessions.remember_groups()
+        self.replayer = Replayer(log, sessions, self.catchup)
 
     @property
     def are_wanted(self) -> bool:

@@ -100,6 +100,10 @@ class TopicFilterInvalid(PeerError):
     reason = ReasonCode.TOPIC_FILTER_INVALID
 
 
+class ReplayInvalid(PeerError):
+    reason = ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR
+
+
 class TopicNameInvalid(PeerError):
     reason = ReasonCode.TOPIC_NAME_INVALID
 

@@ -5,6 +5,7 @@ Owns a cache over the tree of their subscriptions: the log is full of messages o
 
 from typing import NamedTuple
 
+from gateway.mqtt.positions import Positions
 from gateway.mqtt.session import Reading, Session, Subscription, Target
 from gateway.mqtt.sessions import SessionTable, target_of
 
@@ -18,6 +19,7 @@ class Matched(NamedTuple):
     session: Session
     subscriptions: list[Subscription]
     target: Target | None
+    with_position: bool
 
 
 class Matcher:
@@ -52,13 +54,19 @@ class Matcher:
 
 
 def _matched(session: Session, subscriptions: list[Subscription]) -> Matched:
-    is_plain = not any(each.no_local or each.start for each in subscriptions)
+    is_plain = not any(each.no_local or each.start or each.with_position for each in subscriptions)
     target = target_of(session, subscriptions) if is_plain else None
-    return Matched(session, subscriptions, target)
+    with_position = any(each.with_position for each in subscriptions)
+    return Matched(session, subscriptions, target, with_position)
 
 
 def target_at(
-    matched: Matched, reading: Reading, publisher_id: str, partition_id: int, offset: int
+    matched: Matched,
+    reading: Reading,
+    publisher_id: str,
+    stored_qos: int,
+    partition_id: int,
+    offset: int,
 ) -> Target | None:
     """How it gets this very message; None: not at all."""
     session = matched.session
@@ -67,5 +75,22 @@ def target_at(
         for each in matched.subscriptions
         if not (each.no_local and publisher_id == session.client_id)  # [MQTT-3.8.3-3]
         and reading.starts.get(each.filter, {}).get(partition_id, 0) <= offset
+        and (
+            min(each.qos, stored_qos)
+            or offset >= reading.qos_0_from[partition_id]
+            or each.filter in reading.replays
+        )
     ]
     return target_of(session, valid) if valid else None
+
+
+def count_replayed(matched: Matched, reading: Reading, ends: Positions) -> None:
+    """A message was handed over: a replay with a limit may have had its last one, and goes on with
+    what is stored from now on."""
+    for each in matched.subscriptions:
+        left = reading.replays.get(each.filter, 0)
+        if left == 1:
+            del reading.replays[each.filter]
+            reading.starts[each.filter] = dict(ends)
+        elif left:
+            reading.replays[each.filter] = left - 1

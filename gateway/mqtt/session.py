@@ -46,7 +46,10 @@ class Subscription(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     subscription_id: int
     start: bytes = b""
     """Positions (positions.py) before which it gets nothing, where those of its session are older:
-    it was made while the session was reading."""
+    it was made while the session was reading, or it is a replay."""
+    replay_limit: int | None = None
+    """Of a replay: how many stored messages it gets at most, 0: all. None: it is none, or done."""
+    with_position: bool = False
 
 
 class SessionState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -68,7 +71,15 @@ class Target(NamedTuple):
 class Reading:
     """How far a session has read that is fed from the log. Offsets by partition id."""
 
-    __slots__ = ("barrier", "is_blocked", "is_ready", "positions", "qos_0_from", "starts")
+    __slots__ = (
+        "barrier",
+        "is_blocked",
+        "is_ready",
+        "positions",
+        "qos_0_from",
+        "replays",
+        "starts",
+    )
 
     def __init__(self, positions: Positions, barrier: Positions, qos_0_from: Positions) -> None:
         self.positions = positions
@@ -78,6 +89,8 @@ class Reading:
         """Messages of QoS 0 before this came before the connection, or were sent already."""
         self.starts: dict[str, Positions] = {}
         """Of each filter whose subscription has a `start`."""
+        self.replays: dict[str, int] = {}
+        """Filters that are replayed, and how many stored messages are left; 0: all."""
         self.is_ready = False
         """It is in the line of those that are served next."""
         self.is_blocked = False
@@ -158,6 +171,11 @@ class Session:
         self.outbox = _NO_OUTBOX
         self.reading = None
         self.feed = None
+
+    @property
+    def wants_positions(self) -> bool:
+        """It is to be fed from the log always: only there is what it wants to know."""
+        return any(each.with_position for each in self.subscriptions.values())
 
     def positions(self, ends: Positions) -> Positions:
         """Where it would go on in each partition; `ends`: where those that are live would."""

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from gateway.ingest import Route
 from gateway.limits import MqttLimits
 from gateway.mqtt.delivery import PACKET_ID_MAX
@@ -252,6 +254,7 @@ class SessionTable:
                 continue
             if subscription.start:
                 subscription = session.subscriptions[topic_filter] = with_start(subscription, {})
+                self._changed[session] = None
             self.tree.add(topic_filter, session.client_id, (session, subscription))
 
     def _leave_trees(self, session: Session) -> None:
@@ -383,14 +386,7 @@ def target_of(session: Session, subscriptions: list[Subscription]) -> Target:
 
 
 def with_start(subscription: Subscription, start: Positions) -> Subscription:
-    return Subscription(
-        filter=subscription.filter,
-        qos=subscription.qos,
-        no_local=subscription.no_local,
-        retain_as_published=subscription.retain_as_published,
-        subscription_id=subscription.subscription_id,
-        start=encode_positions(start),
-    )
+    return msgspec.structs.replace(subscription, start=encode_positions(start), replay_limit=None)
 
 
 def granted_expiry_s(requested_s: int, limits: MqttLimits) -> int:

@@ -14,8 +14,9 @@ from gateway.ingest import (
     TOPIC_HEADER,
     USER_PREFIX,
 )
+from gateway.mqtt.messages import Message
 from gateway.mqtt.properties import NO_PROPERTIES, Properties
-from log import Record
+from log import Log, Record
 
 _OURS = b"mqtt."
 
@@ -69,4 +70,36 @@ def stored_message(record: Record) -> StoredMessage:
         RETAIN_HEADER in headers,
         NO_PROPERTIES if properties == NO_PROPERTIES else properties,
         size - len(topic),
+    )
+
+
+def message_of(
+    record: Record, stored: StoredMessage, partition_id: int, wall_ms: int, now_ms: int
+) -> Message:
+    """As it is delivered. `wall_ms` and `now_ms`: the log's clock and the broker's, now."""
+    expires_at_ms = None
+    if stored.properties.message_expiry_s is not None:
+        age_ms = wall_ms - record.timestamp_ms
+        expires_at_ms = now_ms + stored.properties.message_expiry_s * 1000 - age_ms
+    return Message(
+        stored.topic,
+        record.value or b"",
+        stored.retain,
+        stored.properties,
+        expires_at_ms,
+        stored.properties_bytes,
+        partition_id,
+        record.offset,
+        record.timestamp_ms,
+    )
+
+
+def told_positions(log: Log, message: Message) -> tuple[tuple[str, str], ...]:
+    """User properties that say where in the log a message is, and since when (ms since 1970)."""
+    partition = log.partitions[message.partition_id]
+    return (
+        ("sluicegate.stream", partition.stream),
+        ("sluicegate.partition", str(partition.index)),
+        ("sluicegate.offset", str(message.offset)),
+        ("sluicegate.time", str(message.time_ms)),
     )
