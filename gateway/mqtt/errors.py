@@ -12,6 +12,7 @@
     |   +-- NotAuthorized               0x87
     |   +-- KeepAliveExpired            0x8D
     |   +-- TopicFilterInvalid          0x8F
+    |   +-- ReplayInvalid               0x83  stored messages are asked for in no way we know
     |   +-- TopicNameInvalid            0x90
     |   +-- ReceiveMaximumExceeded      0x93
     |   +-- TopicAliasInvalid           0x94
