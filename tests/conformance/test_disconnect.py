@@ -143,6 +143,9 @@ def test_a_delayed_will_is_dropped_when_its_client_is_back(
     world.pass_seconds(20)
     assert wills(reader) == ([b"late"] if clean else [])
     assert not back.is_closed
+    back.lose()  # without a will: the old one is not to come back
+    world.pass_seconds(20)
+    assert wills(reader) == []
 
 
 def test_a_delayed_will_does_not_outlive_its_session(world: World, reader: Client) -> None:
