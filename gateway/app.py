@@ -22,6 +22,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from bridge.config import UpstreamConfig
@@ -34,6 +35,7 @@ from gateway.ingest import Ingest
 from gateway.mqtt.broker import Broker
 from gateway.mqtt.retained_service import RetainedService
 from gateway.mqtt.server import Server
+from gateway.mqtt.sys_publisher import SysPublisher
 from gateway.password_worker import PasswordWorker
 from gateway.places import open_log, stream_specs
 from gateway.presence import DevicePresence
@@ -160,6 +162,9 @@ class Gateway:
             rng=random.SystemRandom(),
             listener=None if recorder is None else DevicePresence(recorder.table, now_ms),
         )
+        self._broker.sys = self._sys = SysPublisher(
+            self._broker, self._log, version("sluicegate"), config.sys_interval_s * 1000
+        )
         retained.table.request = self._committer.request
         self._committer.add_participant(self._broker)
         self._committer.add_participant(retained.table)
@@ -239,6 +244,7 @@ class Gateway:
         self._passwords.waiting_max = limits.authentications_waiting_max
         self._broker.limits = self._broker.sessions.limits = limits
         self._retained.set_limits(limits)
+        self._sys.topics.interval_ms = plan.config.sys_interval_s * 1000
         specs = {spec.name: spec for spec in stream_specs(plan.config)}
         for partition in self._log.partitions.values():
             partition.spec = specs.get(partition.stream, partition.spec)

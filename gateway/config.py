@@ -3,6 +3,7 @@
     listen = "mqtt://127.0.0.1:1883"
     data = "/var/lib/sluicegate"
     log_level = "info"
+    sys_interval = 10                 # seconds between the values under $SYS; 0: none
 
     [listener.plant]                  # any number: TLS, WebSocket ...; see listener_reader.py
     url = "mqtts://0.0.0.0:8883"
@@ -79,6 +80,8 @@ class GatewayConfig:
     """The default listener; None where there are [listener] tables and it is not asked for."""
     listeners: tuple[ListenerConfig, ...] = ()
     log_level: str = "info"
+    sys_interval_s: int = 10
+    """As Mosquitto's sys_interval."""
     streams: tuple[StreamSpec, ...] = (_DEFAULT_STREAM_SPEC,)
     routes: tuple[RouteRule, ...] = ()
     upstreams: tuple[UpstreamConfig, ...] = ()
@@ -160,6 +163,7 @@ def _read(document: Document, default_data: Path) -> GatewayConfig:
     )
     data = Path(root.string("data", str(default_data), example="/var/lib/sluicegate"))
     log_level = _choice(root, "log_level", "info", _LOG_LEVELS)
+    sys_interval_s = root.integer("sys_interval", 10, least=0, most=86_400)
     streams = _streams(root.table("stream"))
     routes = _routes(root, streams)
     streams.setdefault(DEFAULT_STREAM, _DEFAULT_STREAM_SPEC)
@@ -174,6 +178,7 @@ def _read(document: Document, default_data: Path) -> GatewayConfig:
         listeners=listeners,
         data=data if data.is_absolute() else document.path.parent / data,
         log_level=log_level,
+        sys_interval_s=sys_interval_s,
         streams=tuple(streams.values()),
         routes=routes,
         upstreams=upstreams,

@@ -65,6 +65,7 @@ def plan_reload(old: GatewayConfig, new: GatewayConfig) -> ReloadPlan:
             ("[upstream]", old.upstreams != config.upstreams),
             ("[source]", old.sources != config.sources),
             ("retention", old.streams != config.streams),
+            ("sys_interval", old.sys_interval_s != config.sys_interval_s),
             ("log_level", old.log_level != config.log_level),
         )
         if changed

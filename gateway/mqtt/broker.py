@@ -28,6 +28,7 @@ from gateway.mqtt.properties import Properties
 from gateway.mqtt.retained import RetainedTable
 from gateway.mqtt.roles import Committer, Listener, NoListener
 from gateway.mqtt.sessions import SessionTable
+from gateway.mqtt.sys_publisher import SysPublisher
 from log import Log, LogError, Partition, RecordTemplate
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ class Broker:
         self._reported = Counters()
         self.deliveries = Deliveries(log, self.sessions, self.counters, now_ms)
         self.catchup = self.deliveries.catchup
+        self.sys: SysPublisher | None = None
         self.storage_error: LogError | None = None
         self.is_draining = False
 
@@ -125,8 +127,11 @@ class Broker:
 
     def durable(self, token: object) -> None:
         assert isinstance(token, Round)
+        counters = self.counters
         for connection, data, count in token.acknowledgements:
             connection.acknowledge(data, count)
+            counters.acknowledgements_sent += count
+            counters.bytes_sent += len(data)
         self.deliveries.durable(token.deliveries)
 
     def failed(self, error: BaseException) -> None:
@@ -168,6 +173,7 @@ class Broker:
         if not inbox:
             return
         self.inbox = []
+        self.counters.bytes_received += self.inbox_bytes
         self.inbox_bytes = 0
         by_partition: dict[Partition, list[tuple[RecordTemplate, list[bytes]]]] = {}
         has_retained = False
@@ -322,6 +328,8 @@ class Broker:
             self.request()
         for session, will in self.sessions.sweep(now_ms):
             self.publish_will(session.client_id, will)
+        if self.sys is not None:
+            self.sys.sweep(now_ms)
         self._report()
 
     def _report(self) -> None:

@@ -373,6 +373,7 @@ class Catchup:
                 self._counters.deliveries_dropped += 1
                 return True
         if data:
+            self._counters.publishes_sent += 1
             output.add(connection, data)
         return True
 

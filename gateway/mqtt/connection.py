@@ -92,10 +92,12 @@ class Connection(Endpoint):
     def opened(self) -> None:
         """The transport is there: from now on the wire can be used."""
         self._broker.connections.add(self)
+        self._broker.counters.sockets_accepted += 1
 
     def connected(self, packet: Connect, session: "Session", inbound: "Inbound") -> None:
         """CONNECT was accepted; CONNACK is the caller's."""
         self.is_connected = True
+        self._broker.counters.connections_accepted += 1
         self.session = session
         self._inbound = inbound
         self.client_id = session.client_id
@@ -148,6 +150,7 @@ class Connection(Endpoint):
                 self.is_active = True
                 self.unacknowledged_count = count + 1
                 broker = self._broker
+                broker.inbox_bytes += len(data)
                 if not broker.is_awaited:
                     broker.is_awaited = True
                     broker.request()

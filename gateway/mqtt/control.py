@@ -65,6 +65,7 @@ def handle_control(
     if first_byte == 0x10:
         raise SecondConnect("CONNECT on a connected connection")  # [MQTT-3.1.0-2]
     packet = decode_packet(first_byte, reader, connection.level)
+    broker.counters.controls_received += 1
     match packet:
         case PingReq():
             connection.answer(PINGRESP_BYTES)

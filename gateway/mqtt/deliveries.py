@@ -106,6 +106,7 @@ class Deliveries:
         if token.published:
             output = deliver(token.published, self._sessions, self._counters, self._now_ms())
             output.write()
+            self._counters.bytes_sent += output.written_bytes
         self._sessions.ends.update(token.ends)
         if output is not None and output.sessions:
             self.settle(output)

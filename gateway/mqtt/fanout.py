@@ -32,6 +32,16 @@ class Counters:
     connections_refused: int = 0
     messages_refused: int = 0
     deliveries_dropped: int = 0
+    publishes_sent: int = 0
+    acknowledgements_sent: int = 0
+    controls_received: int = 0
+    """Packets of clients that are no PUBLISH."""
+    bytes_received: int = 0
+    """Of rounds that are in the log."""
+    bytes_sent: int = 0
+    """Of deliveries and acknowledgements."""
+    connections_accepted: int = 0
+    sockets_accepted: int = 0
     deliveries_missed: int = 0
     """Stored messages that retention removed before a subscriber had looked at them."""
 
@@ -90,6 +100,7 @@ class Output:
         self._size_bytes = 0
         """Of what is gathered, what many have in common once."""
         self.sessions: set[Session] = set()
+        self.written_bytes = 0
 
     def add(self, connection: "Endpoint", data: bytes) -> None:
         self.add_shared(connection, data)
@@ -113,7 +124,9 @@ class Output:
         parts, self._parts = self._parts, {}
         self._size_bytes = 0
         for connection, pieces in parts.items():
-            connection.send(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            self.written_bytes += len(data)
+            connection.send(data)
 
 
 class _Run:
@@ -157,6 +170,7 @@ class _Run:
 
 
 def _deliver_run(run: _Run, counters: Counters, now_ms: int, output: Output) -> None:
+    sent_whole_count = 0
     for session, qos, retain_as_published, subscription_ids in run.targets:
         connection = session.connection
         if connection is None:
@@ -172,6 +186,7 @@ def _deliver_run(run: _Run, counters: Counters, now_ms: int, output: Output) -> 
             batch = run.batch(connection.level, 0, retain, subscription_ids, output)
             if connection.accepts_size(batch.largest_bytes):
                 output.add_shared(connection, batch.blob)
+                sent_whole_count += 1
                 continue
             sent_count = 0
         elif qos == 1 and connection.is_writable and not run.is_expired:
@@ -180,8 +195,10 @@ def _deliver_run(run: _Run, counters: Counters, now_ms: int, output: Output) -> 
             sent_count = session.outbox.send_batch(batch)
             if sent_count == run.count:
                 output.add_shared(connection, batch.blob)
+                sent_whole_count += 1
                 continue
             if sent_count:
+                counters.publishes_sent += sent_count
                 output.add(connection, batch.blob[: batch.ends[sent_count - 1]])
             if session.outbox.wait_batch(batch, sent_count):
                 continue
@@ -190,6 +207,7 @@ def _deliver_run(run: _Run, counters: Counters, now_ms: int, output: Output) -> 
         for message in run.messages[sent_count:]:
             delivery = Delivery(message, qos, retain, subscription_ids)
             _deliver_one(session, connection, delivery, counters, now_ms, output)
+    counters.publishes_sent += sent_whole_count * run.count
 
 
 def _deliver_one(
@@ -210,4 +228,5 @@ def _deliver_one(
         data = session.outbox.push(delivery, now_ms, can_send=connection.is_writable)
         output.sessions.add(session)
     if data:
+        counters.publishes_sent += 1
         output.add(connection, data)

@@ -53,9 +53,14 @@ def send_retained(
             or (request.retain_handling == _IF_NEW and request.filter not in known)  # -10, -11
         )
     ]
-    if not wanted or session.connection is None or broker.retained.is_empty:
+    if not wanted or session.connection is None:
         return
     session.connection.write_answers()
+    for topic_filter in wanted:
+        if topic_filter.startswith("$") and broker.sys is not None:
+            broker.sys.greet(session, session.subscriptions[topic_filter])
+    if broker.retained.is_empty:
+        return
     ends = broker.retained.ends()
     feed = session.feed
     if feed is None:
@@ -156,6 +161,7 @@ class RetainedFeed:
                 broker.counters.deliveries_dropped += 1  # [MQTT-3.1.2-25]
                 return True
         if data:
+            broker.counters.publishes_sent += 1
             output.add(connection, data)
         return True
 

@@ -35,8 +35,7 @@ class Figures:
     clients_offline: int = 0
     """Sessions without a connection, now."""
     clients_maximum: int = 0
-    """Most that were connected at once."""
-    clients_expired: int = 0
+    """Most that were connected at once, as seen once a second."""
     subscriptions: int = 0
     """Now."""
     retained: int = 0
@@ -74,7 +73,6 @@ _COUNTS = (
     ("clients/disconnected", "clients_offline"),
     ("clients/inactive", "clients_offline"),
     ("clients/maximum", "clients_maximum"),
-    ("clients/expired", "clients_expired"),
     ("messages/received", "messages_received"),
     ("messages/sent", "messages_sent"),
     ("messages/stored", "stored_messages"),

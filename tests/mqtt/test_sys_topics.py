@@ -4,8 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from gateway.mqtt.packets import PubAck, PubComp, Publish, PubRec, PubRel, Will
+from gateway.mqtt.packets import (
+    Packet,
+    PubAck,
+    PubComp,
+    Publish,
+    PubRec,
+    PubRel,
+    SubAck,
+    Subscribe,
+    SubscriptionRequest,
+    Will,
+)
+from gateway.mqtt.properties import Properties
 from gateway.mqtt.reason_codes import ReasonCode
+from gateway.mqtt.sys_publisher import SysPublisher
 from gateway.mqtt.sys_topics import Figures, SysTopics
 from tests.mqtt.world import World
 
@@ -83,7 +96,7 @@ def test_with_an_interval_of_0_there_are_none() -> None:
 
 @pytest.mark.parametrize(
     ("topic_filter", "count"),
-    [("#", 0), ("+/broker/uptime", 0), ("$SYS/broker/uptime", 1), ("$SYS/+/clients/+", 7)],
+    [("#", 0), ("+/broker/uptime", 0), ("$SYS/broker/uptime", 1), ("$SYS/+/clients/+", 6)],
 )
 def test_only_a_filter_that_names_it_matches(topic_filter: str, count: int) -> None:
     """[MQTT-4.7.2-1]"""
@@ -122,6 +135,75 @@ def test_what_a_client_publishes_there_is_answered_and_not_taken(world: World, l
     assert world.values() == [b"mine", b"mine"]
     assert world.broker.counters.messages_refused == 19
     assert world.retained.counters.message_count == 0
+
+
+def subscribe(topic_filter: str, number: int = 0) -> Subscribe:
+    return Subscribe(
+        packet_id=10,
+        requests=(SubscriptionRequest(filter=topic_filter, qos=2),),
+        properties=Properties(subscription_ids=(number,) if number else ()),
+    )
+
+
+def values(packets: list[Packet]) -> dict[str, tuple[bytes, bool]]:
+    return {
+        each.topic.removeprefix("$SYS/broker/"): (each.payload, each.retain)
+        for each in packets
+        if isinstance(each, Publish)
+    }
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_new_subscriber_is_sent_the_values_and_then_what_changes(
+    world: World, stays: bool
+) -> None:
+    world.pass_seconds(10)
+    properties = Properties(session_expiry_s=100 if stays else 0)
+    client = world.connected("s", properties=properties)
+    client.send(subscribe("$SYS/broker/clients/#", 3))
+    client.send(subscribe("#"))
+    first, *rest = client.committed()
+    assert isinstance(first, SubAck)
+    found = values(rest)
+    assert found["clients/connected"] == (b"0", True), "of when they were made"
+    assert len(found) == 6
+    assert {each.properties.subscription_ids for each in rest if isinstance(each, Publish)} == {
+        (3,)
+    }
+    world.connected("other")
+    world.pass_seconds(10)
+    found = values(client.committed())
+    assert found["clients/connected"] == (b"2", False)
+    assert found["clients/maximum"] == (b"2", False)
+    assert "clients/disconnected" not in found
+    world.pass_seconds(9)
+    assert values(client.committed()) == {}
+
+
+def test_the_figures_are_of_what_was_done(world: World) -> None:
+    client = world.connected("s")
+    client.send(subscribe("a/#"))
+    device = world.connected("d")
+    for number in range(5):
+        device.send(Publish(topic="a/b", payload=b"x", qos=1, packet_id=number + 1, retain=True))
+    world.commit()
+    publish = sys_of(world)
+    assert publish.figures().publishes_received == 5
+    assert publish.figures().publishes_sent == 5
+    assert publish.figures().messages_sent == 10
+    assert publish.figures().messages_received == 6
+    assert publish.figures().subscriptions == 1
+    assert publish.figures().stored_messages == 5
+    assert (publish.figures().connections, publish.figures().sockets) == (2, 2)
+    assert publish.figures().bytes_received >= 5 * 10
+    assert publish.figures().bytes_sent >= 5 * 4 + 5 * 10
+    world.pass_seconds(1)
+    assert publish.figures().retained == 1
+
+
+def sys_of(world: World) -> SysPublisher:
+    assert world.broker.sys is not None
+    return world.broker.sys
 
 
 def test_a_will_there_is_not_published(world: World) -> None:

@@ -19,6 +19,7 @@ from gateway.mqtt.encode import encode_packet
 from gateway.mqtt.packets import LEVEL_5_0, ConnAck, Connect, Packet, Will
 from gateway.mqtt.properties import NO_PROPERTIES, Properties
 from gateway.mqtt.retained import RetainedTable
+from gateway.mqtt.sys_publisher import SysPublisher
 from gateway.mqtt.wire import Reader
 from gateway.routing import Router
 from log import DiskFiles, Log, LogFailed, LogLimits, Participant, Record, StreamSpec
@@ -184,6 +185,7 @@ class World:
             rng=Random(4),
             listener=self.events,
         )
+        self.broker.sys = SysPublisher(self.broker, self.log, "1.2", 10_000)
         self.committer.participants = [self.broker, self.retained]
         self.broker.catchup.call_soon = self.turns.append
 
