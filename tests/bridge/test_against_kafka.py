@@ -8,8 +8,16 @@ import time
 from pathlib import Path
 
 import pytest
+from kio.schema.alter_client_quotas.v1.request import (
+    AlterClientQuotasRequest,
+    EntityData,
+    EntryData,
+    OpData,
+)
+from kio.static.primitive import f64
 
-from bridge import RESENT_HEADER, TIMESTAMP_HEADER
+from bridge import RESENT_HEADER, TIMESTAMP_HEADER, BridgeStatus
+from bridge.connection import Connection
 from log import Retention, parse_header
 from tests.bridge.site import (
     UPSTREAM,
@@ -379,3 +387,37 @@ async def test_what_is_sent_again_after_the_state_was_lost_says_so(
         assert numbers(records) == list(range(300))
         assert again == []
     assert is_lost == ("journal" in gone)
+
+
+async def _limit(bootstrap: str, bytes_per_s: float, *, remove: bool = False) -> None:
+    """A quota for what our client id produces; `remove`: none."""
+    settings = config(bootstrap)
+    connection = Connection(settings.bootstrap[0], settings, lambda _: None)
+    await connection.open(connect_timeout_ms=5_000)
+    entity = EntityData(entity_type="client-id", entity_name=settings.client_id)
+    quota = OpData(key="producer_byte_rate", value=f64(bytes_per_s), remove=remove)
+    entry = EntryData(entity=(entity,), ops=(quota,))
+    await connection.ask(AlterClientQuotasRequest(entries=(entry,), validate_only=False))
+    connection.give_up()
+
+
+async def test_a_quota_is_kept_by_waiting_and_nothing_is_sent_twice_for_it(
+    kafka: KafkaCluster, tmp_path: Path, topic: str
+) -> None:
+    quiet: set[int] = set()
+    await _limit(kafka.bootstrap, 2_000.0)
+    try:
+        async with Site(tmp_path, topic) as site:
+            bridge = await site.connect(config(kafka.bootstrap))
+            await site.publish(10_000, size=100)
+
+            def drained(status: BridgeStatus) -> bool:
+                if bridge._cluster is not None:
+                    quiet.update(lane.quiet_until_ms for lane in bridge._cluster.lanes())
+                return status.lag_count == 0
+
+            await site.until(drained, timeout=60)
+        assert quiet > {0}, "the broker asked for it"
+        await assert_exactly_once(kafka.bootstrap, topic, 10_000)
+    finally:
+        await _limit(kafka.bootstrap, 1.0, remove=True)
