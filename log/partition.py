@@ -12,6 +12,7 @@ A batch is sealed whole: the sealed end never falls inside a chunk.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,9 +204,12 @@ class Partition:
                 break
         return found[:count_max]
 
-    def scan(self, offset: int, wanted: Wanted, *, bytes_max: int) -> Scan:
+    def scan(
+        self, offset: int, wanted: Wanted, *, bytes_max: int, records_max: int | None = None
+    ) -> Scan:
         """The durable records from `offset` on whose topic satisfies `wanted`, having looked
-        through about `bytes_max` of stored bytes, one batch at least.
+        through about `bytes_max` of stored bytes, one batch at least; and no batch more once
+        `records_max` were found.
 
         There is no more when `next_offset` is the durable end. Where several calls ask the same,
         give them one `Selection`. Errors as `read`; CorruptBatch.
@@ -213,7 +217,8 @@ class Partition:
         selection = wanted if isinstance(wanted, Selection) else Selection(wanted)
         found: list[Record] = []
         looked = 0
-        while looked < bytes_max:
+        enough = sys.maxsize if records_max is None else records_max
+        while looked < bytes_max and len(found) < enough:
             view = self._view(offset)
             with self._unless_removed(offset):
                 stretch = view.stretch(offset, selection, min(READ_BYTES, bytes_max - looked))
@@ -222,10 +227,12 @@ class Partition:
                 for batch in stretch.batches:
                     verify(batch.data, parse_header(batch.data))
                     found += selection.records(block_of(batch), offset)
+                    if len(found) >= enough:
+                        return Scan(found, batch.last_offset + 1)
                 offset = max(offset, stretch.next_offset)
                 continue
             for block in view.blocks(offset):
-                if looked >= bytes_max:
+                if looked >= bytes_max or len(found) >= enough:
                     return Scan(found, offset)
                 looked += len(block.records)
                 found += selection.records(block, offset)

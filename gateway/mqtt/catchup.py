@@ -14,10 +14,10 @@ What was in flight when the last connection ended is read here too, before anyth
 """
 
 import logging
-from collections import deque
 from collections.abc import Callable
 
 from gateway.mqtt.fanout import Counters, Output
+from gateway.mqtt.line import Line
 from gateway.mqtt.matching import Matcher, count_replayed, target_at
 from gateway.mqtt.messages import Delivery, Message, encode_delivery
 from gateway.mqtt.positions import InFlight, Positions, decode_positions
@@ -25,6 +25,7 @@ from gateway.mqtt.session import Reading, Session, Target
 from gateway.mqtt.sessions import SessionTable, target_of
 from gateway.mqtt.slices import Slice, Slices, behind_batch
 from gateway.mqtt.stored import StoredMessage, message_of, stored_message, told_positions
+from gateway.mqtt.wants import Wants
 from log import CorruptBatch, Log, OffsetOutOfRange, Partition, Record
 
 _log = logging.getLogger(__name__)
@@ -53,10 +54,11 @@ class Catchup:
         self._settle = settle
         self.call_soon: Callable[[Callable[[], None]], object] = lambda turn: None
         self.reading: dict[Session, Reading] = {}
-        self._line: deque[Session] = deque()
         self._at_end: set[Session] = set()
         self._matcher = Matcher(sessions)
         self._slices = Slices(log)
+        self._wants = Wants(sessions)
+        self._line = Line(self._wants)
         self._is_scheduled = False
 
     # -- who reads
@@ -90,6 +92,7 @@ class Catchup:
             if subscription.replay_limit is not None:
                 reading.replays[subscription.filter] = subscription.replay_limit
         self._sessions.set_reading(session, reading)
+        self.changed(session)
         self.reading[session] = reading
         self._at_end.discard(session)
         self.wake(session)
@@ -100,6 +103,7 @@ class Catchup:
         self._at_end.discard(session)
         if not self.reading:
             self._slices.clear()
+            self._wants.clear()
 
     def room_made(self, session: Session) -> None:
         """Its client has acknowledged something, or takes bytes again."""
@@ -120,7 +124,7 @@ class Catchup:
             if reading.is_ready:
                 return
             reading.is_ready = True
-        self._line.append(session)
+        self._line.add(session)
         self._schedule()
 
     def data_came(self) -> None:
@@ -133,6 +137,7 @@ class Catchup:
     def changed(self, session: Session) -> None:
         """Its subscriptions are others: what was read for it may not be all that it gets."""
         self._slices.changed(session)
+        self._wants.changed(session)
 
     def _schedule(self) -> None:
         if self._line and not self._is_scheduled:
@@ -142,10 +147,10 @@ class Catchup:
     # -- a turn
 
     def turn(self) -> None:
-        """One slice, for the session that has waited longest and for all that go with it."""
+        """One slice, for one session and for all that go with it."""
         self._is_scheduled = False
         while self._line:
-            session = self._line.popleft()
+            session = self._line.take(self._now_ms())
             reading = session.reading
             if reading is not None:
                 reading.is_ready = False
@@ -207,7 +212,9 @@ class Catchup:
             if each is session or (other.positions[partition_id] >= start and _has_room(each))
         }
         try:
-            found = self._slices.read(partition, start, session, group, self._wanted_by(group))
+            wants = self._wants
+            wants.include(session, self.reading, self._now_ms())
+            found = self._slices.read(partition, start, session, wants.sessions, wants.selection)
         except OffsetOutOfRange as error:
             self._skip(session, reading, partition, error.start)
         except (CorruptBatch, OSError) as error:
@@ -262,10 +269,6 @@ class Catchup:
         )
 
     # -- a slice
-
-    def _wanted_by(self, group: set[Session]) -> Callable[[bytes], bool]:
-        match = self._matcher.match
-        return lambda topic: any(matched.session in group for matched in match(topic))
 
     def _serve(self, partition_id: int, found: Slice, group: set[Session]) -> None:
         """Hands the records of a slice to those of the group that are within it."""

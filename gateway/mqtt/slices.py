@@ -14,8 +14,11 @@ from gateway.mqtt.positions import InFlight
 from gateway.mqtt.session import Session
 from log import CorruptBatch, Log, OffsetOutOfRange, Partition, Record
 
-SLICE_BYTES = 64 * 1024
-"""Stored bytes of one slice: some 3,600 readings, decoded in about 10 ms."""
+SLICE_BYTES = 192 * 1024
+"""Stored bytes of one slice: some 10,000 readings, looked through in about 4 ms."""
+
+SLICE_RECORDS = 2_000
+"""Of one slice, but for its last batch: decoded in about 5 ms."""
 
 _SLICES_MAX = 4
 
@@ -43,11 +46,11 @@ class Slices:
         partition: Partition,
         start: int,
         session: Session,
-        group: Collection[Session],
+        sessions: Collection[Session],
         wanted: Callable[[bytes], bool],
     ) -> Slice:
-        """The records from `start` on that the group wants; one that was kept, if it has them for
-        `session`. OffsetOutOfRange, CorruptBatch, OSError."""
+        """The records from `start` on that these sessions want; one that was kept, if it has them
+        for `session`. OffsetOutOfRange, CorruptBatch, OSError."""
         for (partition_id, first), kept in self._kept.items():
             if (
                 partition_id == partition.partition_id
@@ -55,8 +58,8 @@ class Slices:
                 and session in kept.sessions
             ):
                 return kept
-        scan = partition.scan(start, wanted, bytes_max=SLICE_BYTES)
-        found = Slice(scan.records, scan.next_offset, set(group))
+        scan = partition.scan(start, wanted, bytes_max=SLICE_BYTES, records_max=SLICE_RECORDS)
+        found = Slice(scan.records, scan.next_offset, set(sessions))
         self._keep((partition.partition_id, start), found)
         return found
 
