@@ -105,6 +105,24 @@ def test_what_is_not_durable_is_not_found(log: Log) -> None:
     assert partition.scan(1, is_a, bytes_max=1 << 20) == ([], 1)
 
 
+def test_a_scan_that_has_found_enough_takes_no_batch_more(log: Log) -> None:
+    partition = log.partition("mqtt", 0)
+    for number in range(12):
+        put_as(log, partition, A, b"%d" % number, b"and")
+        if number < 6:
+            seal(log, partition)
+        else:
+            partition.close_open_chunk()
+    found: list[int] = []
+    offset = 0
+    while offset != partition.durable_end:
+        scan = partition.scan(offset, is_a, bytes_max=1 << 20, records_max=3)
+        assert 0 < len(scan.records) <= 4
+        found += offsets(scan)
+        offset = scan.next_offset
+    assert found == list(range(24))
+
+
 def test_an_offset_that_retention_removed_is_out_of_range(log: Log, clock: Clock) -> None:
     partition = log.partition("mqtt", 0)
     while len(partition.segments) < 3:

@@ -171,16 +171,36 @@ def test_sessions_at_the_same_place_share_a_pass(tmp_path: Path) -> None:
     scans: list[int] = []
     scan = partition.scan
 
-    def counted(offset: int, wanted: Any, *, bytes_max: int) -> Any:
+    def counted(offset: int, wanted: Any, **limits: int) -> Any:
         scans.append(offset)
-        return scan(offset, wanted, bytes_max=bytes_max)
+        return scan(offset, wanted, **limits)
 
-    partition.scan = counted  # type: ignore[method-assign]
+    partition.scan = counted  # type: ignore[method-assign,assignment]
     clients = returned(world, *(f"s{number}" for number in range(50)))
     world.commit()
     for number, client in enumerate(clients):
         assert drain(client) == list(range(number, 5_000, 50))
     assert len(scans) < 50, "less than one for each"
+
+
+def test_those_who_begin_while_others_read_get_their_own_topics(tmp_path: Path) -> None:
+    """What is looked for in the log is found out for all at once, and anew for who comes later."""
+    world = World(tmp_path, partition_count=1)
+    count = 12
+    for number in range(count):
+        away(world, topic_filter=f"t/{number}", name=f"s{number}")
+    send(world, *(message(number, f"t/{number % count}") for number in range(6_000)))
+    clients = []
+    for number in range(count):
+        clients += returned(world, f"s{number}")
+        world.committer.commit()
+        turns, world.turns = world.turns, []
+        world.broker.catchup.call_soon = world.turns.append
+        for turn in turns:  # one slice, and the next one is there
+            turn()
+        world.now_ms += number * 40
+    for number, client in enumerate(clients):
+        assert drain(client) == list(range(number, 6_000, count))
 
 
 def returned(world: World, *names: str) -> list[Client]:
