@@ -15,6 +15,7 @@ What was in flight when the last connection ended is read here too, before anyth
 
 import logging
 from collections.abc import Callable
+from operator import itemgetter
 
 from gateway.mqtt.fanout import Counters, Output
 from gateway.mqtt.line import Line
@@ -232,12 +233,16 @@ class Catchup:
             self.wake(each)
 
     def _next_partition(self, reading: Reading) -> Partition | None:
-        """One that has more, the one most behind in time being as good as any."""
+        """The one with most to read: none waits for ever behind another that grows."""
         positions = reading.positions
-        for partition in self._log.partitions.values():
-            if positions[partition.partition_id] < partition.durable_end:
-                return partition
-        return None
+        left, partition = max(
+            (
+                (each.durable_end - positions[each.partition_id], each)
+                for each in self._log.partitions.values()
+            ),
+            key=itemgetter(0),
+        )
+        return partition if left > 0 else None
 
     def _reached_end(self, session: Session, reading: Reading) -> None:
         ends = self._sessions.ends
@@ -357,7 +362,6 @@ class Catchup:
             return False
         if session.missed_count:
             extra += ((_MISSED, str(session.missed_count)),)
-            session.missed_count = 0
         delivery = Delivery(
             message,
             qos,

@@ -37,6 +37,10 @@ _SAVE_SWEEPS = 5
 """A window that has changed is saved within so many sweeps: what was acknowledged since is sent
 again after a kill. Every second would be five times the writes."""
 
+_SAVE_ALL_SWEEPS = 600
+"""And every other within so many: else a restart would read, and report as missed, what retention
+has removed long after it was handed out."""
+
 Tree = FilterTree[str, tuple[Session, Subscription]]
 
 
@@ -175,7 +179,7 @@ class SessionTable:
                 self._drop(session)
 
     def save_some(self, connections: "Iterable[Endpoint]") -> bool:
-        """Once a sweep: windows that have changed are marked for saving, a fifth of them a time.
+        """Once a sweep: some of the windows, those that have changed first, are marked for saving.
         True when there were any."""
         self._sweep_count += 1
         was_empty = not self._window_changed
@@ -184,8 +188,9 @@ class SessionTable:
             if (
                 session is not None
                 and session.is_stored
-                and session.outbox.is_changed
-                and (id(session) >> 4) % _SAVE_SWEEPS == self._sweep_count % _SAVE_SWEEPS
+                and ((id(session) >> 4) + self._sweep_count)
+                % (_SAVE_SWEEPS if session.outbox.is_changed else _SAVE_ALL_SWEEPS)
+                == 0
             ):
                 self.window_changed(session)
         for group in self.groups.by_name.values():

@@ -98,6 +98,22 @@ def test_a_kept_session_goes_on_where_it_was_after_a_crash(tmp_path: Path) -> No
     assert [each.payload for each in publishes[2:]] == [b"4"]
 
 
+def test_positions_of_a_session_that_gets_nothing_move_on(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    client = world.connected("s", clean=False, properties=STAYS)
+    client.send(Subscribe(packet_id=1, requests=(SubscriptionRequest(filter="never", qos=1),)))
+    world.commit()
+    world.connected("publisher").send(
+        *(Publish(topic="a", payload=b"", qos=1, packet_id=number) for number in range(1, 100))
+    )
+    world.commit()
+    world.pass_seconds(600)
+    world.commit()
+    ((_, window),) = world.log.scan_state(b"mqtt/window/")
+    ends = {key: part.durable_end for key, part in world.log.partitions.items()}
+    assert decode_window(window).positions == ends
+
+
 # -- real processes, real kills
 
 
