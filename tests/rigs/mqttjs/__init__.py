@@ -15,13 +15,14 @@ _FOLDER = _HERE.parents[2] / ".cache" / "mqttjs"
 
 def roundtrip(url: str, version: int, ca: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Runs roundtrip.mjs; `version` is 4 or 5. The answers are in its standard output."""
-    _install()
+    install()
     command = ["node", "roundtrip.mjs", url, str(version)]
     command += [] if ca is None else [str(ca)]
     return subprocess.run(command, cwd=_FOLDER, capture_output=True, text=True, timeout=30)
 
 
-def _install() -> None:
+def install() -> None:
+    """MQTT.js into the cache, where it is not there yet; needs npm, and a network once."""
     _FOLDER.mkdir(parents=True, exist_ok=True)
     shutil.copy(_HERE / "roundtrip.mjs", _FOLDER)
     wanted = (_HERE / "package.json").read_text()
