@@ -22,6 +22,7 @@ from gateway.mqtt.packets import SubscriptionRequest
 from gateway.mqtt.positions import Positions
 from gateway.mqtt.properties import NO_PROPERTIES, PacketType, read_properties
 from gateway.mqtt.retained_store import Lookup, Retained, Slice
+from gateway.mqtt.topics import is_shared
 from gateway.mqtt.wire import Reader
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def send_retained(
         request.filter
         for request in requests
         if request.filter in session.subscriptions
+        and not is_shared(request.filter)  # 4.8.2
         and (
             request.retain_handling == _ALWAYS  # [MQTT-3.3.1-9]
             or (request.retain_handling == _IF_NEW and request.filter not in known)  # -10, -11

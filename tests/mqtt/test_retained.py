@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.mqtt.packets import (
+    Disconnect,
     Packet,
     PubAck,
     Publish,
@@ -73,8 +74,12 @@ def asked(world: World, client: Client, packet: Subscribe) -> list[Publish]:
 
 @pytest.mark.parametrize("level", [4, 5])
 def test_a_new_subscriber_is_sent_what_matches_with_retain(world: World, level: int) -> None:
-    """[MQTT-3.3.1-8] (3.1.1: -6, -8)"""
-    kept(world, retain("a/1", b"1"), retain("a/2", b"2"), retain("b"), retain("a/2", b"3"))
+    """3.1.1 [MQTT-3.3.1-5], [MQTT-3.3.1-6], [MQTT-3.3.1-8]; 5.0 3.3.1.3. Its publisher has left
+    3.1.1 [MQTT-3.1.2-7]."""
+    publisher = kept(
+        world, retain("a/1", b"1"), retain("a/2", b"2"), retain("b"), retain("a/2", b"3")
+    )
+    publisher.send(Disconnect())
     got = asked(world, world.connected("s", level), subscribe("a/+"))
     assert [(each.topic, each.payload, each.retain) for each in got] == [
         ("a/1", b"1", True),
@@ -133,7 +138,7 @@ def test_expiry_is_reduced_by_the_time_it_waited(world: World) -> None:
 
 
 def test_retain_handling(world: World) -> None:
-    """[MQTT-3.3.1-9], [MQTT-3.3.1-10], [MQTT-3.3.1-11]"""
+    """5.0 [MQTT-3.3.1-9], [MQTT-3.3.1-10], [MQTT-3.3.1-11]"""
     kept(world, retain("a"))
     client = world.connected("s")
     assert len(asked(world, client, subscribe("a", retain_handling=2))) == 0
@@ -158,7 +163,7 @@ def test_a_retained_message_is_not_sent_to_its_publisher_who_wants_none_of_its_o
 def test_the_flag_of_what_is_published_later_follows_retain_as_published(
     world: World, published: bool, flag: bool
 ) -> None:
-    """[MQTT-3.3.1-12], [MQTT-3.3.1-13]"""
+    """5.0 [MQTT-3.3.1-12], [MQTT-3.3.1-13]"""
     as_published, plain = world.connected("s"), world.connected("t", 4)
     asked(world, as_published, subscribe("a", retain_as_published=True))
     asked(world, plain, subscribe("a"))
@@ -172,7 +177,7 @@ def test_the_flag_of_what_is_published_later_follows_retain_as_published(
 
 
 def test_an_empty_message_is_delivered_and_then_nothing_is_kept(world: World) -> None:
-    """[MQTT-3.3.1-6], [MQTT-3.3.1-7]"""
+    """5.0 [MQTT-3.3.1-6], [MQTT-3.3.1-7]; 3.1.1 [MQTT-3.3.1-10], [MQTT-3.3.1-11]"""
     kept(world, retain("a"))
     client = world.connected("s")
     asked(world, client, subscribe("a"))

@@ -47,8 +47,8 @@ def publisher(world: World, level: int = 5) -> Client:
 def test_a_retained_message_of_any_qos_is_kept_and_removed(
     world: World, level: int, qos: int
 ) -> None:
-    """[MQTT-3.3.1-5], [MQTT-3.3.1-6], [MQTT-3.3.1-7]; one without RETAIN changes nothing
-    [MQTT-3.3.1-8]."""
+    """5.0 [MQTT-3.3.1-5], [MQTT-3.3.1-6], [MQTT-3.3.1-7]; one without RETAIN changes nothing
+    [MQTT-3.3.1-8]. 3.1.1 [MQTT-3.3.1-5], [MQTT-3.3.1-7], [MQTT-3.3.1-12]"""
     client = publisher(world, level)
     client.send(retain("a", b"1", qos), Publish(topic="a", payload=b"2"))
     assert found(world) == {"a": b"1"}
@@ -213,7 +213,7 @@ def test_a_message_expires(world: World) -> None:
 
 
 def test_a_will_with_retain_is_kept(world: World) -> None:
-    """[MQTT-3.1.2-17]"""
+    """3.1.1 [MQTT-3.1.2-17]; 5.0 [MQTT-3.1.2-15]"""
     dying = world.connected("dying", will=Will(topic="w", payload=b"gone", retain=True))
     world.connected("leaving", will=Will(topic="v", payload=b"gone", retain=True)).send(
         Disconnect()
