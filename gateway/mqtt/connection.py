@@ -296,7 +296,9 @@ class Connection(Endpoint):
         broker.inbox_bytes += end
         if broker.inbox_bytes > _INBOX_BYTES_MAX:
             broker.store()
-        if self._unfinished_count() > self._receive_max:
+        received = self.session.received if self.session is not None else None
+        count = self._unfinished_count() if received else self.unacknowledged_count
+        if count > self._receive_max:
             self._window_exceeded()
         return position
 
