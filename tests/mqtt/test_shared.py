@@ -57,6 +57,19 @@ def test_each_message_goes_to_one_member_by_turns(world: World, level: int) -> N
     assert [drain(each) for each in members] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
 
 
+def test_no_retained_message_is_sent_for_a_shared_subscription(world: World) -> None:
+    """3.8.4, 4.8.2"""
+    world.connected("publisher").send(
+        Publish(topic="a", payload=b"1", qos=1, packet_id=1, retain=True)
+    )
+    world.commit()
+    for topic_filter, count in (("#", 1), ("$share/g/#", 0)):
+        client = world.connected(topic_filter)
+        request = SubscriptionRequest(filter=topic_filter, qos=1)
+        client.send(Subscribe(packet_id=10, requests=(request,)))
+        assert len([each for each in client.committed() if isinstance(each, Publish)]) == count
+
+
 def test_groups_and_filters_are_apart(world: World) -> None:
     first = member(world, "first", topic_filter="$share/one/a")
     second = member(world, "second", topic_filter="$share/two/a")
