@@ -218,6 +218,20 @@ def test_what_is_published_during_the_search_comes_behind_it(world: World, qos: 
     assert live.payload == b"live"
 
 
+def test_what_is_published_behind_the_subscription_is_not_retained_too(world: World) -> None:
+    """In one round: the search finds it, but it comes from the log."""
+    kept(world, retain("a", b"old"), retain("b"))
+    other = world.connected("o")
+    client = world.connected("s", properties=STAYS)
+    client.send(subscribe("#"))
+    other.send(retain("a", b"new"))
+    got = [each for each in settled(world, client) if isinstance(each, Publish)]
+    assert [(each.topic, each.payload, each.retain) for each in got] == [
+        ("b", b"x", True),
+        ("a", b"new", False),
+    ]
+
+
 def test_other_subscriptions_of_the_session_miss_nothing(world: World) -> None:
     """They wait too, and then go on where they were."""
     kept(world, retain("a"))
@@ -246,6 +260,7 @@ def test_many_go_through_the_window_in_slices(world: World) -> None:
         assert len(got) <= 30
         feed = session(world).feed
         assert feed is None or len(feed._found) <= 100
+        assert not session(world).outbox._queue, "a place in its queue is where it would read on"
         topics += [each.topic for each in got]
         client.send(*(PubAck(packet_id=each.packet_id) for each in got))
     assert topics == [f"t/{number:04}" for number in range(1000)]
