@@ -21,6 +21,7 @@ from gateway.mqtt.fanout import Counters, Output
 from gateway.mqtt.line import Line
 from gateway.mqtt.matching import Matcher, count_replayed, target_at
 from gateway.mqtt.messages import Delivery, Message, encode_delivery
+from gateway.mqtt.pace import Pace
 from gateway.mqtt.positions import InFlight, Positions, decode_positions
 from gateway.mqtt.session import Reading, Session, Target
 from gateway.mqtt.sessions import SessionTable, target_of
@@ -38,8 +39,6 @@ _MISSED = "sluicegate.missed"
 
 
 class Catchup:
-    """`call_soon(turn)` must call it in a later turn of the loop, not at once."""
-
     def __init__(
         self,
         log: Log,
@@ -53,7 +52,7 @@ class Catchup:
         self._counters = counters
         self._now_ms = now_ms
         self._settle = settle
-        self.call_soon: Callable[[Callable[[], None]], object] = lambda turn: None
+        self.pace = Pace()
         self.reading: dict[Session, Reading] = {}
         self._at_end: set[Session] = set()
         self._matcher = Matcher(sessions)
@@ -130,6 +129,7 @@ class Catchup:
 
     def data_came(self) -> None:
         """A round was handed out: there is more for those that wait at the end."""
+        self.pace.round_came()
         if self._at_end:
             at_end, self._at_end = self._at_end, set()
             for session in at_end:
@@ -143,13 +143,13 @@ class Catchup:
     def _schedule(self) -> None:
         if self._line and not self._is_scheduled:
             self._is_scheduled = True
-            self.call_soon(self.turn)
+            self.pace.next(self.turn)
 
     # -- a turn
 
     def turn(self) -> None:
         """One slice, for one session and for all that go with it."""
-        self._is_scheduled = False
+        self.pace.turn_begins()
         while self._line:
             session = self._line.take(self._now_ms())
             reading = session.reading
@@ -165,6 +165,7 @@ class Catchup:
             if reading is not None and _has_room(session):
                 self._read_for(session, reading)
                 break
+        self._is_scheduled = False
         self._schedule()
 
     def _send_again(self, session: Session, packet_id: int, place: InFlight) -> None:

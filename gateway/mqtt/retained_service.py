@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 _SWEEP_S = 1.0
 
-_START_S_MAX = 5.0
+_START_S_MAX = 1.0
 """How long a start waits for the table. Reading a log of many GB takes longer, where the file was
 lost: then clients come in meanwhile, and subscribers are sent what is there by then."""
 

@@ -59,7 +59,7 @@ class Server:
         if door is None:
             door = Door(plain_listener(Address(host="", port=0)))
         loop = asyncio.get_running_loop()
-        self.broker.catchup.call_soon = loop.call_soon
+        self.broker.catchup.pace.call_later = loop.call_later
         is_unix = listener.family == socket.AF_UNIX
         create = loop.create_unix_server if is_unix else loop.create_server
         factory = partial(_client_kind(door), self, door)

@@ -195,7 +195,7 @@ def test_those_who_begin_while_others_read_get_their_own_topics(tmp_path: Path) 
         clients += returned(world, f"s{number}")
         world.committer.commit()
         turns, world.turns = world.turns, []
-        world.broker.catchup.call_soon = world.turns.append
+        world.broker.catchup.pace.call_later = lambda _, turn: world.turns.append(turn)
         for turn in turns:  # one slice, and the next one is there
             turn()
         world.now_ms += number * 40

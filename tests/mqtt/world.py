@@ -187,7 +187,7 @@ class World:
         )
         self.broker.sys = SysPublisher(self.broker, self.log, "1.2", 10_000)
         self.committer.participants = [self.broker, self.retained]
-        self.broker.catchup.call_soon = self.turns.append
+        self.broker.catchup.pace.call_later = lambda _, turn: self.turns.append(turn)
 
     def restart(self) -> None:
         self.close()
@@ -205,7 +205,7 @@ class World:
         self.committer.commit()
         while self.turns:
             turns, self.turns = self.turns, []
-            self.broker.catchup.call_soon = self.turns.append
+            self.broker.catchup.pace.call_later = lambda _, turn: self.turns.append(turn)
             for turn in turns:
                 turn()
             self.committer.commit()
