@@ -5,7 +5,6 @@ long a pause as it took: a thousand subscribers that come back may slow the devi
 not more. Where nobody publishes, turns follow each other at once.
 """
 
-import time
 from collections.abc import Callable
 
 _DEBT_S_MIN = 0.002
@@ -15,8 +14,9 @@ _DEBT_S_MIN = 0.002
 class Pace:
     """`call_later(delay_s, turn)` must call it in a later turn of the loop, not at once."""
 
-    def __init__(self, clock_s: Callable[[], float] = time.perf_counter) -> None:
-        self._clock_s = clock_s
+    def __init__(self) -> None:
+        self.clock_s: Callable[[], float] = lambda: 0.0
+        """Of microseconds: a turn takes a few hundred."""
         self.call_later: Callable[[float, Callable[[], None]], object] = lambda delay_s, turn: None
         self._began_s: float | None = None
         self._debt_s = 0.0
@@ -27,12 +27,12 @@ class Pace:
         self._round_came = True
 
     def turn_begins(self) -> None:
-        self._began_s = self._clock_s()
+        self._began_s = self.clock_s()
 
     def next(self, turn: Callable[[], None]) -> None:
         """Has `turn` called when it may; after a turn, which this ends, or for the first one."""
         if self._began_s is not None and self._round_came:
-            self._debt_s += self._clock_s() - self._began_s
+            self._debt_s += self.clock_s() - self._began_s
         self._began_s = None
         self._round_came = False
         delay_s = self._debt_s if self._debt_s >= _DEBT_S_MIN else 0.0

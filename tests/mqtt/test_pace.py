@@ -22,7 +22,8 @@ def test_a_turn_is_followed_by_as_long_a_pause_where_publishers_are_at_work(
     publishing: bool, asked_s: float
 ) -> None:
     clock = Clock()
-    pace = Pace(clock)
+    pace = Pace()
+    pace.clock_s = clock
     delays: list[float] = []
 
     def call_later(delay_s: float, turn: Callable[[], None]) -> None:
