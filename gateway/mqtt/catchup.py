@@ -26,7 +26,7 @@ from gateway.mqtt.positions import InFlight, Positions, decode_positions
 from gateway.mqtt.session import Reading, Session, Target
 from gateway.mqtt.sessions import SessionTable, target_of
 from gateway.mqtt.slices import Slice, Slices, behind_batch
-from gateway.mqtt.stored import StoredMessage, message_of, stored_message, told_positions
+from gateway.mqtt.stored import StoredMessage, message_of, stored_message, told_positions, topic_of
 from gateway.mqtt.wants import Wants
 from log import CorruptBatch, Log, OffsetOutOfRange, Partition, Record
 
@@ -308,8 +308,7 @@ class Catchup:
         stored: StoredMessage | None = None
         message: Message | None = None
         offset = record.offset
-        topic = next(value for name, value in record.headers if name == b"mqtt.topic")
-        for matched in self._matcher.match(topic):
+        for matched in self._matcher.match(topic_of(record)):
             session = matched.session
             if session not in group:
                 continue

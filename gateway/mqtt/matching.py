@@ -18,6 +18,8 @@ class Matched(NamedTuple):
 
     session: Session
     subscriptions: list[Subscription]
+    whole: Target
+    """All of them taken together."""
     target: Target | None
     with_position: bool
 
@@ -55,9 +57,9 @@ class Matcher:
 
 def _matched(session: Session, subscriptions: list[Subscription]) -> Matched:
     is_plain = not any(each.no_local or each.start or each.with_position for each in subscriptions)
-    target = target_of(session, subscriptions) if is_plain else None
+    whole = target_of(session, subscriptions)
     with_position = any(each.with_position for each in subscriptions)
-    return Matched(session, subscriptions, target, with_position)
+    return Matched(session, subscriptions, whole, whole if is_plain else None, with_position)
 
 
 def target_at(
@@ -81,6 +83,8 @@ def target_at(
             or each.filter in reading.replays
         )
     ]
+    if len(valid) == len(matched.subscriptions):
+        return matched.whole
     return target_of(session, valid) if valid else None
 
 

@@ -32,6 +32,14 @@ class StoredMessage(NamedTuple):
     properties_bytes: int
 
 
+def topic_of(record: Record) -> bytes:
+    """Its topic as UTF-8: the first header of what a gateway stores."""
+    name, value = record.headers[0]
+    if name == TOPIC_HEADER:
+        return value
+    return next(value for name, value in record.headers if name == TOPIC_HEADER)
+
+
 def stored_message(record: Record) -> StoredMessage:
     headers = record.headers
     key = record.key or b""
