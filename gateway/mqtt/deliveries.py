@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.ingest import Route
 from gateway.mqtt.catchup import Catchup
+from gateway.mqtt.delivery import Outbox
 from gateway.mqtt.fanout import Counters, Output, Published, deliver
 from gateway.mqtt.properties import Properties
 from gateway.mqtt.replay import Replayer
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 
 
 class RoundDeliveries(NamedTuple):
-    """`ends`: partition id and end of what the round's frame has of that partition."""
+    """`ends`: partition id and end of what the round's frame has of that partition. `resent`: of
+    whom something sent again goes out with the round, and `Outbox.resent_count` with that."""
 
     published: list[Published]
     ends: list[tuple[int, int]]
+    resent: list[tuple["Session", Outbox, int]]
 
 
 class Deliveries:
@@ -38,6 +41,7 @@ class Deliveries:
         self._counters = counters
         self._now_ms = now_ms
         self._published: list[Published] = []
+        self._resent: list[tuple[Session, Outbox, int]] = []
         self.appended: dict[Partition, None] = {}
         """Partitions with something in the round that is open."""
         self.catchup = Catchup(log, sessions, counters, now_ms, self.settle)
@@ -99,9 +103,12 @@ class Deliveries:
         published, self._published = self._published, []
         ends = [(each.partition_id, each.end_offset) for each in self.appended]
         self.appended.clear()
-        return RoundDeliveries(published, ends)
+        resent, self._resent = self._resent, []
+        return RoundDeliveries(published, ends, resent)
 
     def durable(self, token: RoundDeliveries) -> None:
+        for session, outbox, count in token.resent:
+            self._resent_written(session, outbox, count)
         output = None
         if token.published:
             output = deliver(token.published, self._sessions, self._counters, self._now_ms())
@@ -112,6 +119,14 @@ class Deliveries:
             self.settle(output)
         if self.catchup.reading:
             self.catchup.data_came()
+
+    def _resent_written(self, session: "Session", outbox: Outbox, count: int) -> None:
+        """What waited behind it may follow."""
+        connection = session.connection
+        if connection is None or session.outbox is not outbox:
+            return  # that connection has ended
+        connection.send(outbox.resent(count, self._now_ms()))
+        self.used(session)
 
     # -- what follows
 
@@ -158,3 +173,5 @@ class Deliveries:
             if session.connection is not None:
                 self._sessions.window_changed(session)
                 session.connection.defer(data)
+                if outbox.is_resending:
+                    self._resent.append((session, outbox, outbox.resent_count))

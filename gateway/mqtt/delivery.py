@@ -48,6 +48,9 @@ class Outbox:
         """Memory of the messages that wait or are in flight."""
         self._unsent: dict[int, InFlight | Delivery] = {}
         """In flight since an earlier connection, and not sent again on this one yet."""
+        self.resent_count = 0
+        """Of what was sent again, how many through `after_commit`, on this connection."""
+        self._resent_durable_count = 0
         self.last_id = last_id
         self.first_missed: Positions = {}
         """The first message of each partition that did not fit."""
@@ -164,7 +167,7 @@ class Outbox:
         if (
             count <= 0
             or self._queue
-            or self._unsent
+            or self.is_resending
             or self.first_missed
             or (self._bytes and self._bytes + batch.size_bytes > self._bytes_max)
             or (self._packet_bytes_max is not None and batch.largest_bytes > self._packet_bytes_max)
@@ -215,12 +218,12 @@ class Outbox:
     @property
     def has_room(self) -> bool:
         """A message could be sent now."""
-        return not self._unsent and len(self._in_flight) < self._window
+        return not self.is_resending and len(self._in_flight) < self._window
 
     @property
     def is_resending(self) -> bool:
         """What an earlier connection left comes before anything else [MQTT-4.6.0-1]."""
-        return bool(self._unsent)
+        return bool(self._unsent) or self.resent_count > self._resent_durable_count
 
     @property
     def next_unsent(self) -> tuple[int, InFlight] | None:
@@ -292,6 +295,11 @@ class Outbox:
         self._unsent[packet_id] = self._in_flight[packet_id] = delivery
         return self._send_again(packet_id, delivery, now_ms) + self._fill(now_ms)
 
+    def resent(self, count: int, now_ms: int) -> bytes:
+        """The first `count` of `resent_count` went out: their round is durable."""
+        self._resent_durable_count = count
+        return self._fill(now_ms)
+
     # -- within
 
     def _fill(self, now_ms: int) -> bytes:
@@ -334,7 +342,10 @@ class Outbox:
             return b""
         del self._unsent[packet_id]
         self._in_flight[packet_id] = delivery._replace(sent_count=delivery.sent_count + 1)
-        return self._when_durable(data) if delivery.qos == 2 else data
+        if self._is_durable and (delivery.qos == 2 or self.resent_count):
+            self.resent_count += 1  # one of QoS 1, too, keeps its place behind one of QoS 2
+            return self._when_durable(data)
+        return data
 
     def _taken(self, packet_id: int) -> None:
         """The client has the message: it takes no memory from here on, and is not sent again."""

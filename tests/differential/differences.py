@@ -171,12 +171,21 @@ def _before_release(d: Divergence) -> bool:
 
 def _sent_again(d: Divergence) -> bool:
     action = d.step.action
+    if not (isinstance(action, Send) and isinstance(action.packet, Publish)):
+        return False
+    again = action.packet
+    before = [
+        step.action.packet
+        for step in d.sequence.steps[: d.number]
+        if step.client == d.client
+        and isinstance(step.action, Send)
+        and isinstance(step.action.packet, Publish)
+    ]
     return (
-        isinstance(action, Send)
-        and isinstance(action.packet, Publish)
-        and action.packet.qos == 2
-        and d.theirs == ((CLOSED,),)
-        and d.ours == (("PubRec", action.packet.packet_id, 0),)
+        again.qos == 2
+        and sum(each.qos == 2 and each.packet_id == again.packet_id for each in before) > 1
+        and d.theirs in (((CLOSED,),), (("Disconnect", 0x82), (CLOSED,)))
+        and d.ours == (("PubRec", again.packet_id, 0),)
     )
 
 

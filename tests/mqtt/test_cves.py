@@ -1,6 +1,7 @@
 """The inputs that broke other brokers, by their CVE, and what is to happen instead.
 
 Beside those here:
+- CVE-2026-25627 (NanoMQ, a packet's length over WebSocket): tests/mqtt/test_websocket.py
 - CVE-2017-7652 (SIGHUP without descriptors): tests/gateway/test_app.py
 - CVE-2024-10525 (SUBACK without reason codes, to a client) and CVE-2024-3935 (a bridge that
   connects again): our client side towards MQTT is paho-mqtt (gateway/sources), and the bridge

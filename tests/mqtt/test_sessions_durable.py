@@ -98,6 +98,36 @@ def test_a_kept_session_goes_on_where_it_was_after_a_crash(tmp_path: Path) -> No
     assert [each.payload for each in publishes[2:]] == [b"4"]
 
 
+def test_what_is_sent_again_comes_in_its_order_and_before_anything_new(tmp_path: Path) -> None:
+    """[MQTT-4.4.0-1], [MQTT-4.6.0-1]; though QoS 2 waits for the disk and QoS 1 does not."""
+    world = World(tmp_path)
+    client = world.connected("s", clean=False, properties=STAYS)
+    client.send(Subscribe(packet_id=1, requests=(SubscriptionRequest(filter="#", qos=2),)))
+    world.commit()
+    client.got()
+    publisher = world.connected("publisher")
+    for number, qos in ((1, 2), (2, 1), (3, 2), (4, 1)):
+        publisher.send(Publish(topic="a", payload=b"%d" % number, qos=qos, packet_id=number))
+        world.commit()
+    client.lose()
+    publisher.send(Publish(topic="a", payload=b"5", qos=1, packet_id=5))
+    publisher.send(Publish(topic="b", payload=b"6", qos=2, packet_id=6))
+    world.commit()
+    again = world.client()
+    again.send(Connect(level=5, client_id="s", clean_start=False, keep_alive_s=0, properties=STAYS))
+    publisher.send(Publish(topic="a", payload=b"7", qos=1, packet_id=7))
+    for _ in range(20):  # all that the loop does while the disk is slow
+        turns, world.turns = world.turns, []
+        for turn in turns:
+            turn()
+    came = [each for each in again.committed() if isinstance(each, Publish)]
+    assert [(each.payload, each.dup) for each in came[:4]] == [
+        (b"%d" % number, True) for number in range(1, 5)
+    ]
+    assert [each.payload for each in came[4:] if each.topic == "a"] == [b"5", b"7"]
+    assert [each.payload for each in came[4:] if each.topic == "b"] == [b"6"]
+
+
 def test_positions_of_a_session_that_gets_nothing_move_on(tmp_path: Path) -> None:
     world = World(tmp_path)
     client = world.connected("s", clean=False, properties=STAYS)
