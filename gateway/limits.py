@@ -74,7 +74,7 @@ class MqttLimits:
     them."""
 
     topic_alias_max: int = 64
-    """Topic aliases of one 5.0 client."""
+    """Topic aliases that one 5.0 client may set. Each keeps its topic in memory."""
 
     subscriptions_max: int = 100
     """Filters of one client."""
@@ -98,6 +98,10 @@ class MqttLimits:
     """Memory of QoS 1 and 2 messages that wait for one subscriber or its
     acknowledgement; above it they are dropped, and
     counted. QoS 0 never waits: it is dropped when the subscriber's connection takes no more."""
+
+    delivery_topic_alias_max: int = 128
+    """Topic aliases towards one 5.0 subscriber, if it takes so many; 0: none. Each keeps its topic
+    in memory: 200 bytes with one of 50 bytes, 4 KiB with the longest."""
 
     retained_max: int = 100_000
     """Retained messages. They are on flash, not in memory; a client that makes up topics would

@@ -43,6 +43,7 @@ RANGES: Final[Mapping[type, Mapping[str, Range]]] = {
     MqttLimits: {
         "receive_max": _SIXTEEN_BITS,
         "topic_alias_max": _SIXTEEN_BITS,
+        "delivery_topic_alias_max": Range(0, 65_535, "MQTT gives it 16 bits"),
         "keep_alive_s_max": _SIXTEEN_BITS,
         "client_id_bytes_max": _SIXTEEN_BITS,
         "topic_bytes_max": _SIXTEEN_BITS,

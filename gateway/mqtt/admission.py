@@ -112,6 +112,7 @@ def _let_in(
         # identifiers would come back and a new message be taken for an old one; so CONNACK waits.
         connection.hold()
     connection.send(answer)
+    connection.alias_topics(packet.properties.topic_alias_maximum or 0)
     session, window = opened.session, opened.window
     connection.send(
         session.outbox.attach(

@@ -26,6 +26,7 @@ from gateway.mqtt.errors import (
 from gateway.mqtt.packets import LEVEL_3_1_1, LEVEL_5_0, Disconnect, Will
 from gateway.mqtt.properties import NO_PROPERTIES, Properties
 from gateway.mqtt.reason_codes import ReasonCode
+from gateway.mqtt.topic_aliases import TopicAliases
 from log import LogError, LogFailed, RecordTooLarge
 
 if TYPE_CHECKING:
@@ -216,6 +217,15 @@ class Endpoint:
                 self.defer(bytes((head[0], 3)) + packet_id + bytes((ReasonCode.NOT_AUTHORIZED,)))
             else:
                 self.defer(head + packet_id)
+
+    def alias_topics(self, count_max: int) -> None:
+        """The client takes so many topic aliases of ours; they end with this [MQTT-3.3.2-7]."""
+        count_max = min(count_max, self._broker.limits.delivery_topic_alias_max)
+        if count_max:  # [MQTT-3.1.2-27]
+            aliases = TopicAliases(
+                self._write, count_max=count_max, packet_bytes_max=self.peer_packet_bytes_max
+            )
+            self._write = aliases.write
 
     def accepts_size(self, size_bytes: int) -> bool:
         """[MQTT-3.1.2-24] whether a packet is not larger than the client said."""

@@ -39,7 +39,7 @@ class Counters:
     bytes_received: int = 0
     """Of rounds that are in the log."""
     bytes_sent: int = 0
-    """Of deliveries and acknowledgements."""
+    """Of deliveries and acknowledgements, before topic aliases make them shorter."""
     connections_accepted: int = 0
     sockets_accepted: int = 0
     deliveries_missed: int = 0

@@ -257,7 +257,13 @@ class Paho:
     """paho-mqtt 5.0 on its own thread, with what it has heard."""
 
     def __init__(
-        self, client_id: str, port: int, *, session_s: int = 0, clean: bool = True
+        self,
+        client_id: str,
+        port: int,
+        *,
+        session_s: int = 0,
+        clean: bool = True,
+        alias_max: int = 0,
     ) -> None:
         self.client = paho.Client(
             CallbackAPIVersion.VERSION2, client_id=client_id, protocol=paho.MQTTv5
@@ -270,6 +276,7 @@ class Paho:
         self.client.on_disconnect = lambda *args: self.disconnected.append(args)
         properties = new_properties(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = session_s
+        properties.TopicAliasMaximum = alias_max
         self.client.connect("127.0.0.1", port, clean_start=clean, properties=properties)
         self.client.loop_start()
 
