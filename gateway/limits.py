@@ -95,9 +95,9 @@ class MqttLimits:
     """QoS 1 and 2 messages sent to one subscriber and not acknowledged."""
 
     delivery_queue_bytes_max: int = 1 * MIB
-    """Memory of QoS 1 and 2 messages that wait for one subscriber or its
-    acknowledgement; above it they are dropped, and
-    counted. QoS 0 never waits: it is dropped when the subscriber's connection takes no more."""
+    """Memory of QoS 1 and 2 messages that wait for one subscriber or its acknowledgement; what does
+    not fit is read from the log later. QoS 0 never waits: it is dropped, and counted, when the
+    subscriber's connection takes no more."""
 
     delivery_topic_alias_max: int = 128
     """Topic aliases towards one 5.0 subscriber, if it takes so many; 0: none. Each keeps its topic

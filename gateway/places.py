@@ -107,7 +107,7 @@ def _why_not_bound(error: OSError, address: Address) -> str:
     if error.errno == errno.EADDRINUSE:
         return (
             f"port {address.port} is in use by another program (maybe another MQTT broker). "
-            "Stop that one, or give another address"
+            "Stop that one, or give another address (--listen, or the listener's url)"
         )
     if error.errno == errno.EADDRNOTAVAIL:
         return (

@@ -38,8 +38,10 @@ def ledger(*messages: Sent) -> FleetLedger:
     )
 
 
-def record(sequence: int, offset: int, *, dup: bool = False) -> UpstreamRecord:
+def record(sequence: int, offset: int, *, dup: bool = False, qos: int = 1) -> UpstreamRecord:
     headers: tuple[tuple[str, bytes | None], ...] = (("mqtt.topic", b"a"),)
+    if qos != 1:
+        headers += (("mqtt.qos", b"%d" % qos),)
     return UpstreamRecord(
         partition=1,
         offset=offset,
@@ -55,7 +57,12 @@ def findings(book: FleetLedger, *records: UpstreamRecord) -> str:
 
 
 def test_all_there_once_and_in_order_has_no_findings() -> None:
-    assert findings(ledger(sent(1), sent(2, qos=2)), record(1, 0), record(2, 1)) == ""
+    assert findings(ledger(sent(1), sent(2, qos=2)), record(1, 0), record(2, 1, qos=2)) == ""
+
+
+def test_a_record_that_tells_another_qos_is_found() -> None:
+    assert "mqtt.qos" in findings(ledger(sent(1, qos=2)), record(1, 0))
+    assert "mqtt.qos" in findings(ledger(sent(1)), record(1, 0, qos=2))
 
 
 def test_unacknowledged_message_may_be_there_or_not() -> None:
