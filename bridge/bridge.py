@@ -48,6 +48,7 @@ def shipped_partitions(log: Log, config: UpstreamConfig) -> list[Partition]:
         for stream in log.streams.values()
         if config.streams is None or stream.name in config.streams
         for partition in stream.partitions
+        if (only := partition.spec.replicated_by) is None or config.name in only
     ]
     if config.streams is not None:
         return wanted

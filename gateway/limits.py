@@ -103,6 +103,11 @@ class MqttLimits:
     """Topic aliases towards one 5.0 subscriber, if it takes so many; 0: none. Each keeps its topic
     in memory: 200 bytes with one of 50 bytes, 4 KiB with the longest."""
 
+    delivery_attempts_max: int = 10
+    """A QoS 1 message that a subscriber was sent on so many connections, and acknowledged on none,
+    goes to the dead letters: else one that makes a client fall over would stop its session for
+    ever. 0: it is sent again for ever."""
+
     retained_max: int = 100_000
     """Retained messages. They are on flash, not in memory; a client that makes up topics would
     fill it. What is over a limit of these is stored, delivered and acknowledged, but not kept for

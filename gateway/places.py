@@ -15,6 +15,7 @@ from pathlib import Path
 from bridge.config import Address
 from gateway.config import GatewayConfig
 from gateway.errors import DataUnusable, ListenFailed
+from gateway.mqtt.dead_letters import DEAD_LETTERS, DEAD_LETTERS_SPEC
 from log import Log, LogError, LogFull, LogLocked, StreamSpec
 
 _log = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ def open_log(config: GatewayConfig) -> Log:
     try:
         log = Log.open(
             data,
-            stream_specs(config),
+            _with_dead_letters(stream_specs(config)),
             limits=config.log,
         )
     except LogLocked as error:
@@ -162,6 +163,13 @@ def stream_specs(config: GatewayConfig) -> tuple[StreamSpec, ...]:
         )
         for stream in config.streams
     )
+
+
+def _with_dead_letters(specs: tuple[StreamSpec, ...]) -> tuple[StreamSpec, ...]:
+    """As it is configured, if it is: then it is a stream like others."""
+    if any(spec.name == DEAD_LETTERS for spec in specs):
+        return specs
+    return (*specs, DEAD_LETTERS_SPEC)
 
 
 def _report(log: Log) -> None:

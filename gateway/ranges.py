@@ -49,6 +49,7 @@ RANGES: Final[Mapping[type, Mapping[str, Range]]] = {
         "topic_bytes_max": _SIXTEEN_BITS,
         "topic_levels_max": Range(1, 65_535, "a topic has no more"),
         "delivery_in_flight_max": Range(1, 65_535, "each has a packet identifier of 16 bits"),
+        "delivery_attempts_max": Range(0, 255, "it is counted in 8 bits; 0: sent again for ever"),
         "session_expiry_s_max": _THIRTY_TWO_BITS,
         "handshake_bytes_max": Range(1 * KIB, 1 * MIB, "so much is read of a client not known yet"),
         "connect_bytes_max": Range(64, 1 * MIB, "so much is held of a client not known yet"),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.ingest import Ingest, Route
 from gateway.limits import MqttLimits
+from gateway.mqtt.dead_letters import DeadLetters
 from gateway.mqtt.deliveries import Deliveries, RoundDeliveries
 from gateway.mqtt.errors import ServerShuttingDown, StorageFailed
 from gateway.mqtt.fanout import Counters
@@ -108,6 +109,9 @@ class Broker:
         self._reported = Counters()
         self.deliveries = Deliveries(log, self.sessions, self.counters, now_ms)
         self.catchup = self.deliveries.catchup
+        self.dead_letters = DeadLetters(
+            log, self.sessions, self.deliveries, self.counters, self.request
+        )
         self.sys: SysPublisher | None = None
         self.storage_error: LogError | None = None
         self.is_draining = False

@@ -24,7 +24,7 @@ from gateway.mqtt.messages import Delivery, Message, encode_delivery
 from gateway.mqtt.pace import Pace
 from gateway.mqtt.positions import InFlight, Positions, decode_positions
 from gateway.mqtt.session import Reading, Session, Target
-from gateway.mqtt.sessions import SessionTable, target_of
+from gateway.mqtt.sessions import SessionTable
 from gateway.mqtt.slices import Slice, Slices, behind_batch
 from gateway.mqtt.stored import StoredMessage, message_of, stored_message, told_positions, topic_of
 from gateway.mqtt.wants import Wants
@@ -53,6 +53,7 @@ class Catchup:
         self._now_ms = now_ms
         self._settle = settle
         self.pace = Pace()
+        self.gives_up: Callable[[Session, InFlight], bool] = lambda session, place: False
         self.reading: dict[Session, Reading] = {}
         self._at_end: set[Session] = set()
         self._matcher = Matcher(sessions)
@@ -174,12 +175,10 @@ class Catchup:
         assert connection is not None
         record = self._slices.record_at(place)
         delivery = None
-        if record is not None:
+        is_dead = self.gives_up(session, place)
+        if record is not None and not is_dead:
             stored = stored_message(record)
-            target = self._matcher.target_now(session, stored.topic)
-            if place.group and not session.is_shared:
-                shared = self._sessions.groups.subscription(session, place.group)
-                target = target_of(session, [shared]) if shared is not None else None
+            target = self._matcher.target_now(session, stored.topic, place.group)
             message = message_of(
                 record, stored, place.partition_id, self._log.now_ms(), self._now_ms()
             )
@@ -191,7 +190,7 @@ class Catchup:
                 group=place.group,
                 sent_count=place.sent_count,
             )
-        else:
+        elif not is_dead:
             self._missed(session, place.partition_id, 1)
         data = session.outbox.send_again(packet_id, delivery, self._now_ms())
         output = Output()

@@ -70,9 +70,13 @@ def handle_control(
         case PingReq():
             connection.answer(PINGRESP_BYTES)
         case PubAck():
+            if not broker.dead_letters.takes(session, packet.packet_id, 1, packet.code):
+                return
             connection.answer(session.outbox.acknowledged(packet.packet_id, broker.now_ms()))
             broker.deliveries.used(session)
         case PubRec():
+            if not broker.dead_letters.takes(session, packet.packet_id, 2, packet.code):
+                return
             connection.answer(
                 session.outbox.received(packet.packet_id, packet.code, broker.now_ms())
             )

@@ -59,6 +59,8 @@ class Outbox:
         self.is_changed = False
         """The window is not as it was when `is_changed` was last set to False."""
         self.dropped_count = 0
+        self.has_sent_again = False
+        """On this connection, something that an earlier one left."""
 
     @property
     def waiting_count(self) -> int:
@@ -106,6 +108,19 @@ class Outbox:
             else:
                 found.append(known)
         return found
+
+    def sent(self, packet_id: int) -> InFlight | None:
+        """What waits for PUBACK or PUBREC under that identifier, if it is in the log."""
+        return next(
+            (
+                each
+                for each in self.in_flight()
+                if each.packet_id == packet_id
+                and not each.is_received
+                and each.partition_id != NOT_IN_THE_LOG
+            ),
+            None,
+        )
 
     def unlogged(self) -> dict[int, Delivery] | None:
         """What is in flight and in no log."""
@@ -286,7 +301,8 @@ class Outbox:
         return self._fill(now_ms)
 
     def send_again(self, packet_id: int, delivery: Delivery | None, now_ms: int) -> bytes:
-        """`next_unsent` was read; None: it is in the log no more."""
+        """`next_unsent` was read; None: it is not to be sent, or in the log no more."""
+        self.has_sent_again = True
         if delivery is None:
             del self._unsent[packet_id], self._in_flight[packet_id]
             self.is_changed = True
@@ -341,6 +357,7 @@ class Outbox:
             del self._in_flight[packet_id]
             return b""
         del self._unsent[packet_id]
+        self.has_sent_again = True
         self._in_flight[packet_id] = delivery._replace(sent_count=delivery.sent_count + 1)
         if self._is_durable and (delivery.qos == 2 or self.resent_count):
             self.resent_count += 1  # one of QoS 1, too, keeps its place behind one of QoS 2

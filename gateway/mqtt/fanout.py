@@ -44,6 +44,7 @@ class Counters:
     sockets_accepted: int = 0
     deliveries_missed: int = 0
     """Stored messages that retention removed before a subscriber had looked at them."""
+    dead_letters: int = 0
 
 
 class Published(NamedTuple):

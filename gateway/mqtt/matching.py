@@ -44,8 +44,12 @@ class Matcher:
             found = self._found[topic] = [_matched(*pair) for pair in by_session.items()]
         return found
 
-    def target_now(self, session: Session, topic: bytes) -> Target | None:
-        """How a session, live or reading, would get a message of the topic now."""
+    def target_now(self, session: Session, topic: bytes, group: int) -> Target | None:
+        """How a session, live or reading, would get a message of the topic now; `group`: by which
+        shared subscription, 0 by its own."""
+        if group and not session.is_shared:
+            shared = self._sessions.groups.subscription(session, group)
+            return None if shared is None else target_of(session, [shared])
         name = topic.decode(errors="replace")
         matches = (
             *self._sessions.tree.match(name),

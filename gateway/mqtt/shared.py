@@ -6,8 +6,8 @@ goes by turns to a member with room in its window; where none has room, the grou
 log when one has. So no message waits in the queue of a member that may not come back.
 
 An unacknowledged message of QoS 1 of a session that has ended goes to another member, one of
-QoS 2 does not [MQTT-4.8.2-5]; nor one that a member refused [MQTT-4.8.2-6]. A kept session gets its
-own again when it is back [MQTT-4.8.2-4].
+QoS 2 does not [MQTT-4.8.2-5]; nor one that a member refused [MQTT-4.8.2-6]: that is a
+dead letter. A kept session gets its own again when it is back [MQTT-4.8.2-4].
 """
 
 from collections import deque
@@ -270,6 +270,11 @@ class Groups:
         """Those that are there, and whose windows are durable."""
         assert isinstance(session, Group)
         return [member for member in session.online.values() if member.is_stored]
+
+    def window_changed(self, number: int) -> None:
+        """Of the group with that number."""
+        if number in self._by_number:
+            self._sessions.window_changed(self._by_number[number])
 
     def subscription(self, session: Session, number: int) -> Subscription | None:
         """By which a message came to a member."""

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from bridge.bridge import shipped_partitions
 from bridge.config import Address, UpstreamConfig
 from gateway.config import GatewayConfig
 from gateway.errors import ListenFailed
+from gateway.mqtt.dead_letters import DEAD_LETTERS
 from gateway.places import bind, open_log, stream_specs
 from log.streams import StreamSpec
 
@@ -59,3 +61,20 @@ def test_port_in_use_is_said() -> None:
         port = other.getsockname()[1]
         with pytest.raises(ListenFailed, match=f"port {port} is in use by another program"):
             bind(Address(host="127.0.0.1", port=port))
+
+
+def test_dead_letters_are_shipped_only_where_they_are_configured(tmp_path: Path) -> None:
+    """A topic without {stream} would else be two streams' at once."""
+    takes_all = UpstreamConfig(name="all", bootstrap=BOOTSTRAP)
+    for number, extra in enumerate([(), (StreamSpec(name=DEAD_LETTERS, partition_count=1),)]):
+        config = replace(
+            CONFIG,
+            data=tmp_path / str(number),
+            streams=(*CONFIG.streams, *extra),
+            upstreams=(takes_all,),
+        )
+        log = open_log(config)
+        assert len(log.streams[DEAD_LETTERS].partitions) == 1
+        shipped = {partition.stream for partition in shipped_partitions(log, takes_all)}
+        assert shipped == {stream.name for stream in config.streams}
+        log.close()

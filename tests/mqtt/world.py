@@ -14,6 +14,7 @@ from gateway.limits import MqttLimits
 from gateway.mqtt.authentication import Authenticator
 from gateway.mqtt.broker import Broker
 from gateway.mqtt.connection import Connection
+from gateway.mqtt.dead_letters import DEAD_LETTERS_SPEC
 from gateway.mqtt.decode import Frame, decode_packet, next_frame
 from gateway.mqtt.encode import encode_packet
 from gateway.mqtt.packets import LEVEL_5_0, ConnAck, Connect, Packet, Will
@@ -164,7 +165,7 @@ class World:
         spec = StreamSpec(name="mqtt", partition_count=self.partition_count)
         self.log = Log.open(
             self.directory,
-            [spec],
+            [spec, DEAD_LETTERS_SPEC],
             limits=LogLimits(journal_bytes=8 << 20, journal_reserve_bytes=1 << 20),
             files=QuickFiles(),
             now_ms=lambda: WALL_MS + self.now_ms,
