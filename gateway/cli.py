@@ -1,4 +1,4 @@
-"""The command line: `sluicegate run`, `sluicegate check-config`.
+"""The command line: `sluicegate run`, `check-config`, `dead-letters`.
 
 Owns exit statuses (0 done, 1 this machine is in the way, 2 asked for something that cannot be)
 and how messages look on a terminal. Everything else is gateway/app.py and gateway/config.py.
@@ -33,6 +33,13 @@ app = App(
     name="sluicegate",
     help="An edge gateway broker: MQTT in, a durable log on disk, Apache Kafka upstream.",
     version=version,
+)
+
+# By its name: paho and MQTT are imported only where they are wanted.
+app.command(
+    "gateway.dead_letters:letters_app",
+    name="dead-letters",
+    help="List what subscribers would not have, and publish it again.",
 )
 
 

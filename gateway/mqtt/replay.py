@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from gateway.mqtt.dead_letters import DEAD_LETTERS, DEAD_TOPIC_PREFIX
 from gateway.mqtt.errors import ReplayInvalid
 from gateway.mqtt.positions import Positions, decode_positions, encode_positions
 from gateway.mqtt.properties import Properties
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from log import Log
 
 _PREFIX = "$replay/"
+_DEAD_PREFIX = DEAD_TOPIC_PREFIX.decode()
 _RIGHT_FROM = (
     "expected earliest, latest, offset:N, or time:T with ms since 1970 or RFC 3339"
     " (2026-01-31T12:00:00Z)"
@@ -114,7 +116,7 @@ class Replayer:
         if replay.kind == "latest" and not replay.with_position:
             return
         now = session.positions(self._sessions.ends)
-        start = self._start(replay)
+        start = self._start(replay, topic_filter)
         subscriptions = session.subscriptions
         for name, each in subscriptions.items():
             if name == topic_filter:
@@ -132,11 +134,15 @@ class Replayer:
         places = {key: min(offset, start.get(key, 0)) for key, offset in now.items()}
         self._catchup.begin(session, places)
 
-    def _start(self, replay: Replay) -> Positions:
+    def _start(self, replay: Replay, topic_filter: str) -> Positions:
         """OSError, CorruptBatch of a search by time: from the beginning, then."""
+        is_of_dead_letters = topic_filter.startswith(_DEAD_PREFIX)
         found: Positions = {}
         for partition_id, partition in self._log.partitions.items():
             first, end = partition.start_offset, partition.durable_end
+            if is_of_dead_letters and partition.stream != DEAD_LETTERS:
+                found[partition_id] = self._sessions.ends[partition_id]
+                continue  # all there is of these is in one stream
             match replay.kind:
                 case "earliest":
                     offset = first
