@@ -33,6 +33,7 @@ import msgspec
 
 from gateway.ingest import DUP_HEADER, EXPIRY_HEADER, TOPIC_HEADER, Route
 from gateway.mqtt.fanout import Counters
+from gateway.mqtt.messages import NOT_IN_THE_LOG
 from gateway.mqtt.positions import InFlight
 from gateway.mqtt.reason_codes import ReasonCode
 from gateway.mqtt.session import Session
@@ -78,10 +79,15 @@ class DeadLetters:
         stored as a dead letter: it is to be kept in flight."""
         if code < ReasonCode.UNSPECIFIED_ERROR:
             return True
-        place = session.outbox.sent(packet_id)
-        if place is None or place.qos != qos:
-            return True  # the outbox knows what to say
-        return self._bury(session, place, f"refused 0x{code:02x}")
+        for place in session.outbox.in_flight():
+            if (
+                place.packet_id == packet_id
+                and place.qos == qos  # or the outbox knows what to say
+                and not place.is_received
+                and place.partition_id != NOT_IN_THE_LOG
+            ):
+                return self._bury(session, place, f"refused 0x{code:02x}")
+        return True
 
     def gives_up(self, session: Session, place: InFlight) -> bool:
         """Whether this, which would be sent again next, was sent often enough; then it is stored,

@@ -109,19 +109,6 @@ class Outbox:
                 found.append(known)
         return found
 
-    def sent(self, packet_id: int) -> InFlight | None:
-        """What waits for PUBACK or PUBREC under that identifier, if it is in the log."""
-        return next(
-            (
-                each
-                for each in self.in_flight()
-                if each.packet_id == packet_id
-                and not each.is_received
-                and each.partition_id != NOT_IN_THE_LOG
-            ),
-            None,
-        )
-
     def unlogged(self) -> dict[int, Delivery] | None:
         """What is in flight and in no log."""
         found = {
