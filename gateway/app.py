@@ -162,7 +162,7 @@ class Gateway:
             rng=random.SystemRandom(),
             listener=None if recorder is None else DevicePresence(recorder.table, now_ms),
         )
-        self._broker.catchup.pace.clock_s = time.perf_counter
+        self._broker.catchup.pace.clock_s = time.thread_time
         self._broker.sys = self._sys = SysPublisher(
             self._broker, self._log, version("sluicegate"), config.sys_interval_s * 1000
         )

@@ -3,6 +3,9 @@
 Owns the wait between two turns of catch-up. Where publishers are at work, a turn is followed by as
 long a pause as it took: a thousand subscribers that come back may slow the devices down to half,
 not more. Where nobody publishes, turns follow each other at once.
+
+Processor time counts: what another process took of a turn is no work of ours, and pauses of that
+length would keep what is sent again waiting for tens of ms on a busy machine.
 """
 
 from collections.abc import Callable
@@ -16,7 +19,7 @@ class Pace:
 
     def __init__(self) -> None:
         self.clock_s: Callable[[], float] = lambda: 0.0
-        """Of microseconds: a turn takes a few hundred."""
+        """Of microseconds, of processor time: a turn takes a few hundred."""
         self.call_later: Callable[[float, Callable[[], None]], object] = lambda delay_s, turn: None
         self._began_s: float | None = None
         self._debt_s = 0.0

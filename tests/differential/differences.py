@@ -24,7 +24,7 @@ from gateway.mqtt.packets import (
 from gateway.mqtt.topics import filter_matches
 from tests.differential.compare import Divergence, Fact
 from tests.differential.player import CLOSED
-from tests.differential.sequences import Action, First, Malformed, Open, Send, Sequence, Step
+from tests.differential.sequences import Action, Drop, First, Malformed, Open, Send, Sequence, Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +144,11 @@ def _unknown_id(d: Divergence) -> bool:
 
 
 def _old_form(d: Divergence) -> bool:
-    return _name(d) in ("connect level 0", "connect level 9")
+    """Both refuse and close: a CONNACK of another form, or one that 3.1.1 cannot read."""
+    return _name(d) in ("connect level 0", "connect level 9") and all(
+        (fact[0] == "ConnAck" and fact[2] != 0) or "packet of this level" in str(fact[0])
+        for fact in d.theirs + d.ours
+    )
 
 
 def _session_lost(d: Divergence) -> bool:
@@ -190,14 +194,22 @@ def _sent_again(d: Divergence) -> bool:
 
 
 def _own_will(d: Divergence) -> bool:
-    """The will of a connection that is taken over."""
+    """The will of a connection that is taken over, to the session's own subscriptions."""
+    will = None
+    for step in d.sequence.steps[: d.number]:
+        if step.client == d.step.client and isinstance(step.action, Open):
+            will = step.action.will
+        elif step == Step(client=d.step.client, action=Drop()):
+            will = None
     facts = d.theirs + d.ours
     deliveries = [fact for fact in facts if fact[0] == "Publish"]
     rest = [fact for fact in facts if fact[0] != "Publish"]
     return (
         isinstance(d.step.action, Open)
+        and d.client == d.step.client
+        and will is not None
         and bool(deliveries)
-        and all(fact[2] == b"will" for fact in deliveries)
+        and all(fact[1:3] == (will.topic, will.payload) for fact in deliveries)
         and all(fact in (("Disconnect", 0x8E), (CLOSED,)) for fact in rest)
     )
 
@@ -261,7 +273,21 @@ def _copies(d: Divergence) -> bool:
     """A copy for each subscription, or one with the identifiers of all."""
     topic = _one_message(d)
     matching = {each.filter for each in _requests(d) if filter_matches(each.filter, topic)}
-    return bool(topic) and len(matching) > 1 and len(d.theirs) >= len(d.ours)
+    if not topic or len(matching) < 2 or len(d.theirs) < len(d.ours):
+        return False
+    if isinstance(d.step.action, Open):
+        return True  # all that came while it was away
+    return (
+        len(d.ours) <= 1
+        and len(d.theirs) <= len(matching)
+        and all(_subscription_ids(d.theirs) <= _subscription_ids((fact,)) for fact in d.ours)
+        and all(int(str(left[3])) <= int(str(fact[3])) for fact in d.ours for left in d.theirs)
+    )
+
+
+def _subscription_ids(facts: tuple[Fact, ...]) -> set[int]:
+    fields = [dict(fact[6]) for fact in facts if isinstance(fact[6], tuple)]
+    return {each for given in fields for each in given.get("subscription_ids", ())}
 
 
 def _after_open(level: int, *actions: Action) -> Sequence:
