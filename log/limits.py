@@ -29,11 +29,11 @@ class LogLimits:
     """A round of records that nobody waits for (QoS 0) is closed after this. A power cut can take
     them anyway until then; a frame a turn of the loop would cost the flash 50 times the writes."""
 
-    pending_bytes_max: int = 2 * MIB
+    pending_bytes_max: int = 1536 * KIB
     """Appended but not yet durable. Above it publishers are not read: fdatasync sets the pace. In
     memory it is about three times as much: pieces of records, then their frame."""
 
-    tail_bytes_max: int = 4 * MIB
+    tail_bytes_max: int = 3 * MIB
     """Records in memory that are durable but not sealed, over all partitions. Above it publishers
     are not read until sealing has caught up; at half of it the fullest partitions are sealed
     first. With 24 MiB a flood at QoS 0 took 25 MiB more memory and was not faster.
