@@ -35,6 +35,7 @@ from log.opening import Stream
 from log.partition import Partition
 from log.rebatch import rebatch, stamp_producer
 from log.record_batch import (
+    INDEXED_HEADER,
     BatchHeader,
     Record,
     RecordTemplate,
@@ -44,7 +45,7 @@ from log.record_batch import (
     parse_header,
 )
 from log.report import Lost, RecoveryReport
-from log.scan import INDEXED_HEADER, Scan, Selection, Wanted
+from log.scan import Scan, Selection, Wanted
 from log.stats import LogStats
 from log.store import Log
 from log.streams import Retention, StreamSpec, name_problem

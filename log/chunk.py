@@ -35,6 +35,7 @@ class Chunk:
         "pending_pieces",
         "stamp",
         "stamp_ms",
+        "topic_keys",
     )
 
     def __init__(self, base_offset: int, base_timestamp_ms: int) -> None:
@@ -57,6 +58,8 @@ class Chunk:
         self.first_sequence = 0
         """Of the first journal frame that holds records of this chunk; 0 before there is one."""
         self.closed = False
+        self.topic_keys: set[bytes] | None = set()
+        """Of all its records (`RecordTemplate.topic_key`); None of those that recovery read."""
 
     @property
     def durable_end(self) -> int:
@@ -109,6 +112,7 @@ class Chunk:
         rest.end_delta = moved.record_count
         rest.pending_pieces, rest.pending_bytes = [moved.records], self.pending_bytes
         rest.closed = self.closed
+        rest.topic_keys = None if self.topic_keys is None else set(self.topic_keys)
         self.end_delta = self.cut_delta
         self.pending_pieces, self.pending_bytes = [], 0
         self.closed = True
@@ -146,6 +150,7 @@ class Chunk:
             max_timestamp_ms=newest_ms,
             record_count=count,
             records=records,
+            topic_keys=self.topic_keys,
         )
 
 

@@ -33,7 +33,7 @@ class LogLimits:
     """Appended but not yet durable. Above it publishers are not read: fdatasync sets the pace. In
     memory it is about three times as much: pieces of records, then their frame."""
 
-    tail_bytes_max: int = 3 * MIB
+    tail_bytes_max: int = 2 * MIB
     """Records in memory that are durable but not sealed, over all partitions. Above it publishers
     are not read until sealing has caught up; at half of it the fullest partitions are sealed
     first. With 24 MiB a flood at QoS 0 took 25 MiB more memory and was not faster.

@@ -311,7 +311,8 @@ class Partition:
                 self._roll(block.base_offset)
                 group, keys, group_bytes = [], [], 0
             group.append(batch)
-            keys.append(block_keys(block.records))
+            known = block.topic_keys
+            keys.append(block_keys(block.records) if known is None else set(known) - {b""})
             group_bytes += len(batch)
         written += self._append(group, keys)
         return Sealed(end_offset=job.end_offset, written_bytes=written, fsync_count=fsyncs + 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,6 +44,8 @@ class Block:
     max_timestamp_ms: int
     record_count: int
     records: bytes
+    topic_keys: AbstractSet[bytes] | None = None
+    """The `topic_key` of every record's template; None where it is not known."""
 
     @property
     def end_offset(self) -> int:
@@ -69,7 +72,9 @@ def merge_blocks(
     """
     pieces: list[bytes] = []
     base_offset = base_ts = max_ts = count = 0
+    keys: set[bytes] | None = set()
     for block in blocks:
+        keys = None if keys is None or block.topic_keys is None else keys | block.topic_keys
         offset = block.base_offset
         data = block.records
         position, size = 0, len(data)
@@ -101,6 +106,7 @@ def merge_blocks(
         max_timestamp_ms=max_ts,
         record_count=count,
         records=b"".join(pieces),
+        topic_keys=keys,
     )
 
 

@@ -45,6 +45,8 @@ BODY_POSITION: Final = 21
 LENGTH_POSITION: Final = 12
 """Bytes before and with the batch length field: a batch takes LENGTH_POSITION + batch length."""
 
+INDEXED_HEADER: Final = b"mqtt.topic"
+"""The header that names a record's topic: UTF-8, not empty."""
 MAGIC: Final = 2
 COMPRESSION_MASK: Final = 0x07
 NONE: Final = 0
@@ -113,17 +115,30 @@ class RecordTemplate:
     """The parts of a record that repeat from message to message, encoded once.
 
     `head` is key length and key, `tail` is the headers; between them stands the value. One per
-    (client, topic) makes encoding a record a join of cached pieces.
+    (client, topic) makes encoding a record a join of cached pieces. `topic_key` is the value of the
+    indexed header with its length before it; b"" without one.
     """
 
-    __slots__ = ("body_bytes", "fixed_bytes", "head", "key", "middle", "tail", "value_bytes")
+    __slots__ = (
+        "body_bytes",
+        "fixed_bytes",
+        "head",
+        "key",
+        "middle",
+        "tail",
+        "topic_key",
+        "value_bytes",
+    )
 
     def __init__(self, key: bytes | None, headers: Sequence[Header] = ()) -> None:
         self.key = key
         self.head = varint(-1) if key is None else varint(len(key)) + key
         pieces = [varint(len(headers))]
+        self.topic_key = b""
         for name, value in headers:
             pieces += (varint(len(name)), name, varint(len(value)), value)
+            if name == INDEXED_HEADER:
+                self.topic_key = varint(len(value)) + value
         self.tail = b"".join(pieces)
         self.fixed_bytes = len(self.head) + len(self.tail)
         self.fit(0)

@@ -21,11 +21,15 @@ from itertools import compress
 from typing import Final, NamedTuple
 
 from log.rebatch import Block
-from log.record_batch import KnownHeaders, Record, decode_record, decode_records, record_at
+from log.record_batch import (
+    INDEXED_HEADER,
+    KnownHeaders,
+    Record,
+    decode_record,
+    decode_records,
+    record_at,
+)
 from log.varint import decode_varint, varint
-
-INDEXED_HEADER: Final = b"mqtt.topic"
-"""The header that names a record's topic: UTF-8, not empty."""
 
 KNOWN_TOPICS_MAX: Final = 32_768
 """Topics whose answer a selection remembers: some 5 MiB. Beyond, it begins anew."""

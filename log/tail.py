@@ -71,6 +71,8 @@ class Tail:
         if now_ms != chunk.stamp_ms:
             chunk.set_stamp(now_ms)
         _encode(chunk, template, values)
+        if chunk.topic_keys is not None:
+            chunk.topic_keys.add(template.topic_key)
         chunk.pending_bytes += total
         self.end_offset += count
         return total
@@ -87,6 +89,7 @@ class Tail:
         taken = room = delta = 0
         chunk: Chunk | None = None
         extend = [b""].extend
+        add_key = set[bytes]().add
         stamp = b""
         for template, values in runs:
             value = values[0]
@@ -109,7 +112,9 @@ class Tail:
                 delta = chunk.end_delta
                 room = bytes_max - chunk.cut_bytes - chunk.pending_bytes
                 extend = chunk.pending_pieces.extend
+                add_key = (set() if chunk.topic_keys is None else chunk.topic_keys).add
                 stamp = chunk.stamp
+            add_key(template.topic_key)
             room -= total
             field = VARINT[delta]
             front = varint(template.body_bytes + len(stamp) + len(field))
@@ -184,7 +189,7 @@ class Tail:
                 run = _rebased(run)
             if last:
                 last.closed = True
-            self._add_chunk(run.chunk_base_offset, run.chunk_base_timestamp_ms)
+            self._add_chunk(run.chunk_base_offset, run.chunk_base_timestamp_ms).topic_keys = None
         chunk = self.place(run, sequence)
         chunk.end_delta = chunk.cut_delta = chunk.durable_count
         chunk.cut_bytes = chunk.durable_bytes

@@ -11,6 +11,7 @@ import pytest
 
 from log import Files, Log, LogLimits, Partition, Record, RecordTemplate, Selection
 from log.files import DiskFiles
+from log.scan import block_keys
 from log.topic_index import HEAD_BYTES
 from tests.log.helpers import SMALL, Clock, checkpoint, commit, seal, spec
 
@@ -303,3 +304,16 @@ def test_an_index_that_cannot_be_written_or_read_fails_nothing(tmp_path: Path) -
     assert build(partition) > 0
     check_all(partition)
     log.close()
+
+
+def test_the_topics_of_a_batch_are_known_from_its_templates(tmp_path: Path) -> None:
+    """What is noted when records are appended is what reading the whole batch would find."""
+    log = opened(tmp_path)
+    fill(log)
+    for partition in log.partitions.values():
+        chunks = partition.tail.chunks
+        assert chunks
+        for chunk in chunks:
+            block = chunk.block()
+            assert block.topic_keys is not None
+            assert set(block.topic_keys) - {b""} == block_keys(block.records)
