@@ -106,20 +106,25 @@ def test_many_messages_in_small_pieces_are_all_acknowledged(
             assert client.answer() == (0x40, number.to_bytes(2, "big"))
 
 
-def test_client_without_a_certificate_is_refused_where_one_is_asked_for(
-    gateway: GatewayProcess, authority: Authority
+def assert_refused(
+    gateway: GatewayProcess, context: ssl.SSLContext, client_id: str, *, said: str
 ) -> None:
-    with WrappedClient(tls(MUTUAL, trusting(authority.ca))) as client:
+    """The mutual listener lets nobody in with this, and the log says why."""
+    with WrappedClient(tls(MUTUAL, context)) as client:
         # In TLS 1.3 the client hears of it only when it reads.
         try:
-            client.send(connect_packet("nobody", V311))
+            client.send(connect_packet(client_id, V311))
             assert client.answer() is None
         except (ssl.SSLError, OSError):
             pass
-    wait_for(
-        lambda: "peer did not return a certificate" in gateway.output_since_start(),
-        timeout=5,
-        what="the reason in the log",
+    wait_for(lambda: said in gateway.output_since_start(), timeout=5, what="the reason in the log")
+
+
+def test_client_without_a_certificate_is_refused_where_one_is_asked_for(
+    gateway: GatewayProcess, authority: Authority
+) -> None:
+    assert_refused(
+        gateway, trusting(authority.ca), "nobody", said="peer did not return a certificate"
     )
 
 
@@ -127,17 +132,8 @@ def test_certificate_of_another_authority_is_refused(
     gateway: GatewayProcess, authority: Authority, tmp_path: Path
 ) -> None:
     stranger = Authority(tmp_path).issue("stranger")
-    with WrappedClient(tls(MUTUAL, trusting(authority.ca, *stranger))) as client:
-        try:
-            client.send(connect_packet("stranger", V311))
-            assert client.answer() is None
-        except (ssl.SSLError, OSError):
-            pass
-    wait_for(
-        lambda: "the client's certificate: " in gateway.output_since_start(),
-        timeout=5,
-        what="the reason in the log",
-    )
+    context = trusting(authority.ca, *stranger)
+    assert_refused(gateway, context, "stranger", said="the client's certificate: ")
 
 
 def test_name_in_the_certificate_is_the_user_s(
